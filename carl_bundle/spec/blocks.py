@@ -1,0 +1,175 @@
+"""The blocks of a `carl.yaml` beside the training phases."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from carl_bundle.spec.text import Identifier, Text
+
+BUILTIN = "builtin"
+"""The id of the model and of the task that a script carries within itself."""
+
+Column = Literal["prompt", "answer", "completion", "messages"]
+Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
+NonNegative = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Open01 = Annotated[float, Field(gt=0.0, lt=1.0)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Block(BaseModel):
+    """Base of every block: immutable, strictly typed, no unknown key."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        defer_build=True,
+        allow_inf_nan=False,
+        # `model` and `model_*` are names of this domain.
+        protected_namespaces=(),
+    )
+
+
+class FrozenModel(Block):
+    """What was read from the model's files when the spec was frozen.
+
+    A spec that holds it renders without network and without those files.
+    """
+
+    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+    config_sha256: Digest | None = None
+    chat_template_sha256: Digest | None = None
+    model_type: Identifier | None = None
+    architecture: Identifier | None = None
+    auto_class: Literal["causal-lm", "image-text-to-text"] | None = None
+    thinking: Literal["none", "switchable", "always", "unknown"] | None = None
+    quantization: Identifier | None = None
+    vocab_size: Positive | None = None
+    context_length: Positive | None = None
+
+
+class ModelSettings(Block):
+    """The model to train. A bare string stands for its `id`."""
+
+    id: Identifier = BUILTIN
+    revision: Identifier | None = None
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    attention: Identifier | None = None
+    trust_remote_code: bool = False
+    tokenizer: Identifier | None = None
+    frozen: FrozenModel | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_id(cls, value: Any) -> Any:
+        return {"id": value} if isinstance(value, str) else value
+
+    @property
+    def is_builtin(self) -> bool:
+        return self.id == BUILTIN
+
+
+class DataSettings(Block):
+    """The rows to train on. A bare string stands for their `id`."""
+
+    id: Identifier = BUILTIN
+    revision: Identifier | None = None
+    config: Identifier | None = None
+    split: Identifier = "train"
+    columns: dict[Column, Identifier] = Field(default_factory=dict)
+    limit: Positive | None = None
+    system_prompt: Text | None = None
+    sha256: Digest | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_id(cls, value: Any) -> Any:
+        return {"id": value} if isinstance(value, str) else value
+
+    @property
+    def is_builtin(self) -> bool:
+        return self.id == BUILTIN
+
+    @property
+    def is_file(self) -> bool:
+        """Whether `id` names a local file, by its suffix."""
+        return self.id.endswith((".jsonl", ".json", ".parquet"))
+
+
+class LoraSettings(Block):
+    """Low-rank adapters; `targets: auto` finds the linear layers at run time."""
+
+    r: Annotated[int, Field(ge=1, le=4096)] = 16
+    alpha: Annotated[float, Field(gt=0.0)] = 32
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    targets: (
+        Literal["auto"]
+        | Annotated[tuple[Identifier, ...], Field(strict=False, min_length=1)]
+    ) = "auto"
+    bias: Literal["none", "all", "lora_only"] = "none"
+
+
+class Reward(Block):
+    """One task reward: a built-in scorer by `name`, or `path.py:function`."""
+
+    name: Literal["exact_answer", "pattern", "length"] | None = None
+    function: Identifier | None = None
+    weight: Annotated[float, Field(ge=0.0)] = 1.0
+    extract: Text | None = None
+    pattern: Text | None = None
+    full: bool = False
+    target: Positive | None = None
+    tolerance: NonNegative | None = None
+
+
+class CarlSettings(Block):
+    """The coherence reward and the cascade that lets it in."""
+
+    enabled: bool = True
+    weight: Annotated[float, Field(gt=0.0)] = 0.5
+    weights: Annotated[tuple[Share, Share, Share], Field(strict=False)] = (
+        0.5,
+        0.3,
+        0.2,
+    )
+    tie_weight: Share = 0.5
+    warmup_steps: Positive = 10
+    cascade: Literal["adaptive", "fixed"] = "adaptive"
+    carl_start: NonNegative | None = None
+    open_by: Positive | None = None
+
+
+class GateSettings(Block):
+    """When token accuracy counts as crystallised, and what happens then."""
+
+    mode: Literal["threshold", "plateau"] = "threshold"
+    threshold: Annotated[float, Field(gt=0.0, le=1.0)] = 0.99
+    window: Positive = 5
+    min_above: Positive = 3
+    metric: Identifier = "mean_token_accuracy"
+    stop: bool | None = None
+    on_miss: Literal["stop", "continue"] = "stop"
+
+
+class EvalSettings(Block):
+    """The evaluation at the end of a pipeline."""
+
+    data: DataSettings | None = None
+    items: Positive | None = None
+    temperature: Annotated[float, Field(ge=0.0)] = 1.0
+    max_new_tokens: Positive | None = None
+    item_pass: float = 1.0
+    alpha: Open01 = 0.05
+    threshold: Open01 | None = None
+    baseline: Literal["sft"] | None = "sft"
+
+
+class PushSettings(Block):
+    """Where the result goes on the hub; nothing is pushed unless enabled."""
+
+    repo: Identifier | None = None
+    private: bool = True
+    enabled: bool = False

@@ -1,0 +1,169 @@
+"""The one place for default numbers: `resolve` fills every None from here."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from carl_bundle.spec.blocks import LoraSettings, Reward
+from carl_bundle.spec.phases import GRPOSettings, PhaseSettings
+from carl_bundle.spec.train_spec import TrainSpec
+
+EMBEDDED_SFT: dict[str, Any] = {
+    "max_steps": 400,
+    "learning_rate": 2e-3,
+    "per_device_train_batch_size": 64,
+    "gradient_accumulation_steps": 1,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 20,
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "max_length": 128,
+    "logging_steps": 1,
+    "save_steps": 100,
+    "save_total_limit": 2,
+    "gradient_checkpointing": False,
+    "bf16": False,
+}
+"""SFT of the built-in model: token accuracy crystallises before the last step."""
+
+EMBEDDED_GRPO: dict[str, Any] = {
+    "max_steps": 80,
+    "learning_rate": 2e-4,
+    "per_device_train_batch_size": 128,
+    "gradient_accumulation_steps": 1,
+    "lr_scheduler_type": "constant",
+    "warmup_steps": 0,
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "max_length": 128,
+    "logging_steps": 1,
+    "save_steps": 40,
+    "save_total_limit": 2,
+    "gradient_checkpointing": False,
+    "bf16": False,
+    "num_generations": 8,
+    "max_completion_length": 8,
+}
+"""GRPO of the built-in model: 16 prompts of 8 completions a step."""
+
+SFT: dict[str, Any] = {
+    "num_train_epochs": 1.0,
+    "learning_rate": 2e-5,
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 4,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.03,
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "max_length": 1024,
+    "logging_steps": 1,
+    "save_steps": 50,
+    "save_total_limit": 2,
+    "gradient_checkpointing": True,
+}
+"""SFT of any other model."""
+
+GRPO: dict[str, Any] = {
+    "num_train_epochs": 1.0,
+    "learning_rate": 1e-6,
+    "per_device_train_batch_size": 8,
+    "gradient_accumulation_steps": 4,
+    "lr_scheduler_type": "constant_with_warmup",
+    "warmup_steps": 10,
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "max_length": 2048,
+    "logging_steps": 1,
+    "save_steps": 50,
+    "save_total_limit": 2,
+    "gradient_checkpointing": True,
+    "num_generations": 8,
+    "max_completion_length": 512,
+}
+"""GRPO of any other model."""
+
+GRPO_COMMON: dict[str, Any] = {
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": 0,
+    "beta": 0.0,
+    "loss_type": "dapo",
+    "scale_rewards": "group",
+    "num_iterations": 1,
+    "mask_truncated_completions": False,
+    "multi_objective_aggregation": "sum_then_normalize",
+}
+"""GRPO settings that do not depend on the model."""
+
+LORA_LEARNING_RATE_FACTOR = 10.0
+"""Adapters take about ten times the learning rate of full training."""
+
+EMBEDDED_EVAL_ITEMS = 1000
+EVAL_ITEMS = 200
+
+PhaseT = TypeVar("PhaseT", bound=PhaseSettings)
+
+
+def resolve(spec: TrainSpec) -> TrainSpec:
+    """Return the spec with every None filled that has a default.
+
+    What stays None has no value to give: `bf16` (decided on the machine that
+    trains), the half of `max_steps` / `num_train_epochs` that was not chosen,
+    revisions and digests (see `carl_bundle.spec.freeze`).
+    """
+    embedded = spec.model.is_builtin
+    lora = spec.lora
+    if lora is None:
+        lora = False if embedded else LoraSettings()
+    factor = LORA_LEARNING_RATE_FACTOR if lora and not embedded else 1.0
+    grpo_numbers = {**GRPO_COMMON, **(EMBEDDED_GRPO if embedded else GRPO)}
+    grpo_data = spec.grpo.data or spec.data
+    rewards = spec.rewards
+    if not rewards and grpo_data.is_builtin:
+        rewards = (Reward(name="exact_answer"),)
+    stop = spec.gate.stop
+    eval_data = spec.eval.data or (grpo_data if grpo_data.is_builtin else None)
+    return spec.model_copy(
+        update={
+            "lora": lora,
+            "sft": _fill(spec, spec.sft, EMBEDDED_SFT if embedded else SFT, factor),
+            "grpo": _grpo_window(_fill(spec, spec.grpo, grpo_numbers, factor)),
+            "rewards": rewards,
+            "gate": spec.gate.model_copy(
+                update={"stop": spec.method == "pipeline" if stop is None else stop}
+            ),
+            "eval": spec.eval.model_copy(
+                update={
+                    "data": eval_data,
+                    "items": spec.eval.items
+                    or (EMBEDDED_EVAL_ITEMS if embedded else EVAL_ITEMS),
+                }
+            ),
+            "output_dir": spec.run_dir,
+        }
+    )
+
+
+def _fill(
+    spec: TrainSpec, phase: PhaseT, numbers: dict[str, Any], factor: float
+) -> PhaseT:
+    """Fill the None fields of a phase; a chosen horizon keeps the other one None."""
+    update: dict[str, Any] = {
+        key: value for key, value in numbers.items() if getattr(phase, key) is None
+    }
+    if "learning_rate" in update:
+        update["learning_rate"] *= factor
+    if phase.max_steps is not None or phase.num_train_epochs is not None:
+        update.pop("max_steps", None)
+        update.pop("num_train_epochs", None)
+    if phase.data is None:
+        update["data"] = spec.data
+    return phase.model_copy(update=update)
+
+
+def _grpo_window(grpo: GRPOSettings) -> GRPOSettings:
+    """One generation an optimizer step, unless the spec says otherwise (TRL's rule)."""
+    if grpo.steps_per_generation is not None:
+        return grpo
+    steps = grpo.gradient_accumulation_steps
+    return grpo.model_copy(update={"steps_per_generation": steps})

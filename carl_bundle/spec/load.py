@@ -1,0 +1,3 @@
+"""Reading a `carl.yaml`, flags and `--set` into a TrainSpec."""
+
+from __future__ import annotations

@@ -1,0 +1,91 @@
+"""TrainSpec: everything that decides what is trained, in one validated value."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from carl_bundle.spec.blocks import (
+    Block,
+    CarlSettings,
+    DataSettings,
+    EvalSettings,
+    GateSettings,
+    LoraSettings,
+    ModelSettings,
+    PushSettings,
+    Reward,
+)
+from carl_bundle.spec.phases import GRPOSettings, SFTSettings
+from carl_bundle.spec.text import Identifier
+
+Method = Literal["sft", "grpo", "pipeline"]
+Reporter = Literal["none", "trackio", "wandb", "tensorboard"]
+
+
+class TrainSpec(Block):
+    """What to train, on what, and how. `TrainSpec()` is the embedded default.
+
+    Field for field this is the `carl.yaml` of the documentation. A field that
+    is None takes its value from `carl_bundle.spec.defaults.resolve`.
+
+    Raises:
+        SpecError: On construction, with every problem found.
+    """
+
+    version: Literal[1] = 1
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "carl"
+    method: Method = "pipeline"
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 42
+    model: ModelSettings = ModelSettings.model_construct()
+    data: DataSettings = DataSettings.model_construct()
+    lora: LoraSettings | Literal[False] | None = None
+    sft: SFTSettings = SFTSettings.model_construct()
+    grpo: GRPOSettings = GRPOSettings.model_construct()
+    rewards: Annotated[tuple[Reward, ...], Field(strict=False)] = ()
+    carl: CarlSettings = CarlSettings.model_construct()
+    gate: GateSettings = GateSettings.model_construct()
+    eval: EvalSettings = EvalSettings.model_construct()
+    push: PushSettings = PushSettings.model_construct()
+    report_to: Annotated[tuple[Reporter, ...], Field(strict=False, min_length=1)] = (
+        "none",
+    )
+    output_dir: Identifier | None = None
+    dependencies: Annotated[tuple[Identifier, ...], Field(strict=False)] = ()
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _one_reporter(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _report_all_problems(
+        cls, data: Any, handler: ModelWrapValidatorHandler[TrainSpec]
+    ) -> TrainSpec:
+        from carl_bundle.spec.rules import check
+
+        try:
+            spec = handler(data)
+        except ValidationError as error:
+            from carl_bundle.spec.problems import report
+
+            raise report(error, data, handler) from error
+        check(spec)
+        return spec
+
+    @property
+    def run_dir(self) -> str:
+        """Where the script writes: `output_dir`, or `runs/<name>`."""
+        return self.output_dir or f"runs/{self.name}"
+
+    def document(self) -> dict[str, Any]:
+        """The spec as plain YAML/JSON values, without what equals a default."""
+        return self.model_dump(mode="json", exclude_defaults=True)
