@@ -1,0 +1,1 @@
+"""What trains: the code that is cut, verbatim, into every generated script."""

@@ -1,0 +1,101 @@
+"""The per-token field: how concentrated the policy was where it chose each token."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from carl_runtime_min.errors import UsageError
+
+CHUNK = 1 << 20  # logits worked on at once: two float32 scratch buffers of 4 MB
+
+
+@torch.no_grad()
+def token_field(
+    logits: Tensor, token_ids: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Entropy and log-probability where each token was chosen.
+
+    With m = max z, s = sum e^(z-m) and t = sum e^(z-m)(z-m): H = log s - t/s and
+    log p = (z - m) - log s. Subtracting m first is what keeps float32 exact however
+    large the logits are.
+
+    Args:
+        logits: [..., V]; row i predicts token i.
+        token_ids: [...], int64 in [0, V).
+        temperature: The policy is softmax(logits / temperature).
+
+    Returns:
+        (entropy in [0, ln V], log_probs), each [...], float32, nats. Both are NaN
+        where a row holds NaN or +inf, or nothing but -inf.
+    """
+    if temperature <= 0:
+        raise UsageError(f"temperature must be positive, not {temperature}")
+    vocab = logits.shape[-1]
+    rows, ids = logits.reshape(-1, vocab), token_ids.reshape(-1, 1)  # [N, V], [N, 1]
+    n = min(len(rows), CHUNK // vocab) or 1
+    scratch = torch.empty(2, n, vocab, device=logits.device)
+    entropy, log_probs = torch.empty(2, len(rows), device=logits.device)  # [N] each
+    for start in range(0, len(rows), n):
+        here = slice(start, start + n)
+        z, e = scratch[:, : len(rows[here])]  # [n, V] each
+        z.copy_(rows[here]).div_(temperature)
+        z -= z.amax(-1, keepdim=True)
+        chosen = z.gather(-1, ids[here]).squeeze(-1)  # [n]
+        z.clamp_(min=-200)  # e^-200 is 0 in float32, and 0 * -200 is 0: 0 * -inf is not
+        s = torch.exp(z, out=e).sum(-1)  # [n]
+        t = e.mul_(z).sum(-1)  # [n]
+        entropy[here] = (s.log() - t / s).clamp(0, math.log(vocab))
+        log_probs[here] = chosen - s.log()
+    return entropy.reshape(token_ids.shape), log_probs.reshape(token_ids.shape)
+
+
+def order_parameter(entropy: Tensor, vocab_size: int) -> Tensor:
+    """Phi = 1 - H / ln V in [0, 1], float64, [...]; NaN where H is not finite.
+
+    The thresholds of the reward sit at 0.5 and 0.7, so every caller takes Phi from
+    here, in this one precision. `vocab_size` is the width of the output head.
+    """
+    if vocab_size < 2:
+        raise UsageError(f"Phi needs at least two tokens to choose from: {vocab_size}")
+    phi = 1 - entropy.double() / math.log(vocab_size)
+    return phi.clamp(0, 1).where(entropy.isfinite(), math.nan)
+
+
+class PolicyField(NamedTuple):
+    """A batch of fields over the policy's own tokens, each tensor [B, T]."""
+
+    phi: Tensor  # float64
+    log_probs: Tensor
+    mask: Tensor  # bool, right-padded
+    junctions: Tensor  # bool: removed tokens lie between t-1 and t
+
+
+def policy_field(
+    entropy: Tensor, log_probs: Tensor, mask: Tensor, vocab_size: int
+) -> PolicyField:
+    """The field from scores that a trainer already holds.
+
+    Tokens that the policy did not produce (tool results, padding) are taken out: what
+    is left moves to the front of its row, and a token that follows a removed one is
+    marked as a junction.
+
+    Args:
+        entropy, log_probs: [B, T], nats, at the policy's temperature.
+        mask: [B, T], true where the policy produced the token; holes are allowed.
+        vocab_size: The width of the output head.
+    """
+    mask = mask.bool()
+    order = mask.logical_not().int().argsort(dim=-1, stable=True)  # [B, T]
+    kept = mask.gather(-1, order)
+    junctions = torch.zeros_like(kept)
+    junctions[:, 1:] = kept[:, 1:] & (order.diff(dim=-1) != 1)
+    return PolicyField(
+        phi=order_parameter(entropy, vocab_size).gather(-1, order),
+        log_probs=log_probs.gather(-1, order),
+        mask=kept,
+        junctions=junctions,
+    )
