@@ -107,12 +107,12 @@ class PhaseTransitionGate(Gate):
 
 
 class PlateauGate(Gate):
-    """Fires when the metric has risen and stopped rising, at whatever level.
+    """Fires when the metric has risen and no longer rises visibly, at whatever level.
 
     From the 40th value on: the mean of the last 10 exceeds the 60th percentile of the
-    first half, and exceeds the mean of the 10 before by no more than the standard
-    error of that difference. Values that never moved do not fire it; values that only
-    scatter do.
+    first half, and does not exceed the mean of the 10 before by the standard error of
+    that difference. Values that never moved do not fire it; values that merely scatter
+    soon do.
     """
 
     def __init__(self) -> None:
@@ -123,12 +123,10 @@ class PlateauGate(Gate):
         if self.observed < 40:
             return False
         values = list(self.values)
-        first_half, before, last = (
-            values[: len(values) // 2],
-            values[-20:-10],
-            values[-10:],
-        )
+        half, before, last = values[: len(values) // 2], values[-20:-10], values[-10:]
         level = statistics.fmean(last)
         rise = level - statistics.fmean(before)
-        variance = (statistics.variance(before) + statistics.variance(last)) / 10
-        return level > percentile(first_half, 0.6) and rise <= math.sqrt(variance)
+        error = math.sqrt(
+            (statistics.variance(before) + statistics.variance(last)) / 10
+        )
+        return level > percentile(half, 0.6) and (rise < error or rise <= 0)
