@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from carl_runtime_min.rewards import (
     coherence_components,
     scale_coherence,
 )
+from carl_runtime_min.snapshot import CoherenceSnapshot, json_value
 
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -34,64 +35,11 @@ def draw_bars(values: Tensor, low: float, high: float, width: int) -> str:
     return drawn
 
 
-def json_value(value: Any) -> Any:
-    """`value` in strict JSON: numbers that are not finite are None, keys are text."""
-    if isinstance(value, dict):
-        return {str(key): json_value(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [json_value(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def mean_and_std(values: Tensor) -> tuple[float, float]:
     """Mean and population standard deviation of [T], NaN without values."""
     values = values.double()
     mean = values.mean()
     return float(mean), float((values - mean).square().mean().sqrt())
-
-
-@dataclass(frozen=True)
-class CoherenceSnapshot:
-    """What was measured of one completion. Means over no tokens are NaN."""
-
-    step: int | None
-    n_tokens: int
-    phi_mean: float
-    phi_std: float
-    entropy_mean: float
-    entropy_std: float
-    surprisal_mean: float
-    surprisal_std: float
-    n_crystallizations: int
-    n_meltings: int
-    defect_density: float
-    multiscale_coherence: float
-    cloud_quality: float
-    discontinuity_score: float
-    reward: float
-    kuramoto_R: float  # noqa: N815
-    top_k_mass: float | None
-    coherence_by_scale: dict[int, float]
-    phi_trajectory: list[float]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values; a number that is not finite becomes None."""
-        fields: dict[str, Any] = json_value(asdict(self))
-        return fields
-
-    @classmethod
-    def from_dict(cls, record: dict[str, Any]) -> CoherenceSnapshot:
-        """The snapshot of a `to_dict()`; a number that was not finite is NaN."""
-
-        def number(value: Any) -> Any:
-            return math.nan if value is None else value
-
-        fields = {name: number(value) for name, value in record.items()}
-        fields["step"], fields["top_k_mass"] = record["step"], record["top_k_mass"]
-        scales = record["coherence_by_scale"]
-        fields["coherence_by_scale"] = {int(j): number(c) for j, c in scales.items()}
-        fields["phi_trajectory"] = [number(phi) for phi in record["phi_trajectory"]]
-        return cls(**fields)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +74,7 @@ class CoherenceTrace:
         junctions: Tensor | None = None,
         step: int | None = None,
     ) -> CoherenceTrace:
-        """From logits [T, V], each row predicting the token of `token_ids` [T] there."""
+        """From logits [T, V], row t predicting the token t of `token_ids` [T]."""
         entropy, log_probs = token_field(logits, token_ids, temperature)
         best = logits.topk(min(top_k, logits.shape[-1]), dim=-1)  # [T, k]
         _, log_p_best = token_field(logits, best.indices[:, 0], temperature)  # [T]
