@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from carl_bundle.spec.text import Identifier, Text
+from carl_bundle.spec.text import AS_TUPLE, Identifier, Text
 
 BUILTIN = "builtin"
 """The id of the model and of the task that a script carries within itself."""
@@ -16,6 +16,7 @@ Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
 NonNegative = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Open01 = Annotated[float, Field(gt=0.0, lt=1.0)]
+Names = Annotated[tuple[Identifier, ...], Field(min_length=1), AS_TUPLE]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -130,11 +131,9 @@ class CarlSettings(Block):
 
     enabled: bool = True
     weight: Annotated[float, Field(gt=0.0)] = 0.5
-    weights: Annotated[tuple[Share, Share, Share], Field(strict=False)] = (
-        0.5,
-        0.3,
-        0.2,
-    )
+    weights: Annotated[
+        tuple[Share, ...], Field(min_length=3, max_length=3), AS_TUPLE
+    ] = (0.5, 0.3, 0.2)
     tie_weight: Share = 0.5
     warmup_steps: Positive = 10
     cascade: Literal["adaptive", "fixed"] = "adaptive"

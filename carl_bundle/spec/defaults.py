@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from carl_bundle.spec.blocks import LoraSettings, Reward
+from carl_bundle.spec.phase_rules import generation_window
 from carl_bundle.spec.phases import GRPOSettings, PhaseSettings
 from carl_bundle.spec.train_spec import TrainSpec
 
@@ -117,6 +118,8 @@ def resolve(spec: TrainSpec) -> TrainSpec:
         lora = False if embedded else LoraSettings()
     factor = LORA_LEARNING_RATE_FACTOR if lora and not embedded else 1.0
     grpo_numbers = {**GRPO_COMMON, **(EMBEDDED_GRPO if embedded else GRPO)}
+    sft = _fill(spec, spec.sft, EMBEDDED_SFT if embedded else SFT, factor)
+    grpo = _fit_grpo(spec, _fill(spec, spec.grpo, grpo_numbers, factor))
     grpo_data = spec.grpo.data or spec.data
     rewards = spec.rewards
     if not rewards and grpo_data.is_builtin:
@@ -126,8 +129,8 @@ def resolve(spec: TrainSpec) -> TrainSpec:
     return spec.model_copy(
         update={
             "lora": lora,
-            "sft": _fill(spec, spec.sft, EMBEDDED_SFT if embedded else SFT, factor),
-            "grpo": _grpo_window(_fill(spec, spec.grpo, grpo_numbers, factor)),
+            "sft": _fit_context(spec, spec.sft, sft),
+            "grpo": _fit_context(spec, spec.grpo, grpo),
             "rewards": rewards,
             "gate": spec.gate.model_copy(
                 update={"stop": spec.method == "pipeline" if stop is None else stop}
@@ -161,9 +164,37 @@ def _fill(
     return phase.model_copy(update=update)
 
 
-def _grpo_window(grpo: GRPOSettings) -> GRPOSettings:
-    """One generation an optimizer step, unless the spec says otherwise (TRL's rule)."""
-    if grpo.steps_per_generation is not None:
-        return grpo
-    steps = grpo.gradient_accumulation_steps
-    return grpo.model_copy(update={"steps_per_generation": steps})
+def _fit_grpo(spec: TrainSpec, grpo: GRPOSettings) -> GRPOSettings:
+    """Adjust defaults to what the spec chose: groups, windows, lengths."""
+    chosen, update = spec.grpo, {}
+    if chosen.steps_per_generation is None:
+        # TRL's rule: one generation an optimizer step.
+        update["steps_per_generation"] = grpo.gradient_accumulation_steps
+    if chosen.per_device_train_batch_size is None:
+        update["per_device_train_batch_size"] = _multiple(
+            grpo.per_device_train_batch_size, grpo.num_generations
+        )
+    if chosen.max_length is None:
+        update["max_length"] = max(
+            grpo.max_length or 1, 2 * (grpo.max_completion_length or 1)
+        )
+    grpo = grpo.model_copy(update=update)
+    if chosen.save_steps is None:
+        save_steps = _multiple(grpo.save_steps, generation_window(grpo))
+        grpo = grpo.model_copy(update={"save_steps": save_steps})
+    return grpo
+
+
+def _fit_context(spec: TrainSpec, chosen: PhaseT, filled: PhaseT) -> PhaseT:
+    """A default length never exceeds the context of a model that is known."""
+    limit = spec.model.frozen and spec.model.frozen.context_length
+    if chosen.max_length is not None or not limit:
+        return filled
+    length = min(filled.max_length or limit, limit)
+    return filled.model_copy(update={"max_length": length})
+
+
+def _multiple(number: int | None, unit: int | None) -> int:
+    """Return the multiple of `unit` nearest below `number`, at least one `unit`."""
+    unit = unit or 1
+    return max(1, (number or unit) // unit) * unit

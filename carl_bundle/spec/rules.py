@@ -1,9 +1,215 @@
-"""Rules that tie fields of a spec together."""
+"""Rules that tie fields of a spec together; each broken one names a way out."""
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Iterator
+
+from carl_bundle.errors import Problem, SpecError
+from carl_bundle.spec.blocks import DataSettings
 from carl_bundle.spec.train_spec import TrainSpec
+
+_SHA = re.compile(r"[0-9a-f]{40}")
+_REPO = re.compile(r"([\w][\w.-]{0,95}/)?[\w][\w.-]{0,95}")
+_TOKEN = re.compile(r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9-]{20,})")
 
 
 def check(spec: TrainSpec) -> None:
     """Raise SpecError with every rule that the spec breaks."""
+    problems = broken_rules(spec)
+    if problems:
+        raise SpecError(problems)
+
+
+def broken_rules(spec: TrainSpec) -> list[Problem]:
+    """Return what is wrong with a spec whose single fields are all valid.
+
+    The rules see the values that a run would use, defaults included.
+    """
+    from carl_bundle.spec.defaults import resolve
+    from carl_bundle.spec.passthrough import check_trainer
+    from carl_bundle.spec.phase_rules import grpo_rules, sft_rules
+    from carl_bundle.spec.reward_rules import carl_rules, reward_rules
+
+    run = resolve(spec)
+    problems = [*_model(run), *_data(run), *_lora(run), *_reporting(run), *_push(run)]
+    problems += check_trainer("sft", run.sft)
+    problems += check_trainer("grpo", run.grpo)
+    problems += _gate(run)
+    problems += reward_rules(run)
+    if run.method in ("sft", "pipeline"):
+        problems += sft_rules(run)
+    if run.method in ("grpo", "pipeline"):
+        problems += grpo_rules(run)
+        problems += carl_rules(run)
+    if run.method == "pipeline":
+        problems += _eval(run)
+    return problems
+
+
+def _model(spec: TrainSpec) -> Iterator[Problem]:
+    model = spec.model
+    if "://" in model.id:
+        yield Problem(
+            "model.id",
+            f"{model.id!r} is an address",
+            "give owner/name of the hub, or a local directory",
+        )
+    if model.is_builtin:
+        for field in ("revision", "tokenizer", "attention", "frozen"):
+            if getattr(model, field) is not None:
+                yield Problem(
+                    f"model.{field}",
+                    "the built-in model has none",
+                    f"remove it, or name another model ({field} belongs to that)",
+                )
+    pinned = model.revision if model.frozen is None else model.frozen.commit
+    if model.trust_remote_code and not _SHA.fullmatch(pinned or ""):
+        yield Problem(
+            "model.trust_remote_code",
+            "runs code from the hub, so the exact code must be named",
+            "set model.revision to a 40-digit commit id",
+        )
+
+
+def _data(spec: TrainSpec) -> Iterator[Problem]:
+    yield from _data_block("data", spec.data)
+    for name, block in (
+        ("sft.data", spec.sft.data),
+        ("grpo.data", spec.grpo.data),
+        ("eval.data", spec.eval.data),
+    ):
+        # A block that was filled from the top one repeats its problems.
+        if block is not None and block != spec.data:
+            yield from _data_block(name, block)
+
+
+def _data_block(where: str, data: DataSettings) -> Iterator[Problem]:
+    if "://" in data.id:
+        yield Problem(
+            f"{where}.id",
+            f"{data.id!r} is an address",
+            "give owner/name of the hub, or a local .jsonl, .json or .parquet file",
+        )
+    if data.is_builtin or data.is_file:
+        kind = "the built-in task" if data.is_builtin else "a local file"
+        for field in ("revision", "config"):
+            if getattr(data, field) is not None:
+                yield Problem(f"{where}.{field}", f"{kind} has none", "remove it")
+    if data.is_builtin and data.columns:
+        yield Problem(
+            f"{where}.columns", "the built-in task has its own columns", "remove it"
+        )
+    if "messages" in data.columns and len(data.columns) > 1:
+        others = sorted(set(data.columns) - {"messages", "answer"})
+        if others:
+            yield Problem(
+                f"{where}.columns",
+                f"messages already holds the {' and '.join(others)}",
+                f"name messages, or {' and '.join(others)}, not both",
+            )
+
+
+def _lora(spec: TrainSpec) -> Iterator[Problem]:
+    lora = spec.lora
+    quantization = spec.model.frozen and spec.model.frozen.quantization
+    if not lora:
+        if quantization:
+            yield Problem(
+                "lora",
+                f"the weights are quantised ({quantization}); only adapters can train",
+                "remove `lora: false`, or choose the unquantised checkpoint",
+            )
+        return
+    runs_grpo = spec.method in ("grpo", "pipeline")
+    if lora.targets != "auto" and runs_grpo:
+        heads = [name for name in lora.targets if name.split(".")[-1] == "lm_head"]
+        if heads:
+            yield Problem(
+                "lora.targets",
+                "GRPO cannot train an adapter on the output head (lm_head)",
+                "leave lm_head out, or set `targets: auto`",
+            )
+    if lora.dropout > 0 and runs_grpo and spec.carl.enabled:
+        yield Problem(
+            "lora.dropout",
+            "dropout makes the entropy that CARL scores random",
+            "set it to 0.0, or set carl.enabled to false",
+        )
+
+
+def _reporting(spec: TrainSpec) -> Iterator[Problem]:
+    names = spec.report_to
+    if len(set(names)) < len(names):
+        yield Problem("report_to", "names a reporter twice", "name each one once")
+    if "none" in names and len(names) > 1:
+        yield Problem(
+            "report_to",
+            f"'none' stands beside {', '.join(n for n in names if n != 'none')}",
+            "remove 'none', or the others",
+        )
+    for index, text in enumerate(spec.dependencies):
+        yield from _dependency(f"dependencies.{index}", text)
+
+
+def _dependency(where: str, text: str) -> Iterator[Problem]:
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    try:
+        requirement = Requirement(text)
+    except InvalidRequirement:
+        yield Problem(
+            where, f"{text!r} is no requirement", "write it as `name==1.2.3` (PEP 508)"
+        )
+        return
+    if requirement.url:
+        yield Problem(
+            where, "names an address, which no lock can check", "write `name==1.2.3`"
+        )
+
+
+def _push(spec: TrainSpec) -> Iterator[Problem]:
+    push = spec.push
+    if push.enabled and push.repo is None:
+        yield Problem(
+            "push.repo",
+            "push.enabled needs to know where to",
+            "set it to owner/name, or set push.enabled to false",
+        )
+    if push.repo is not None and not _REPO.fullmatch(push.repo):
+        yield Problem(
+            "push.repo", f"{push.repo!r} is no repository id", "write it as owner/name"
+        )
+    texts = (spec.model.id, spec.data.id, push.repo or "", spec.output_dir or "")
+    if any(_TOKEN.search(text) for text in texts):
+        yield Problem(
+            "",
+            "the spec holds what looks like an access token",
+            "remove it and set HF_TOKEN in the environment; revoke a shared token",
+        )
+
+
+def _gate(spec: TrainSpec) -> Iterator[Problem]:
+    gate = spec.gate
+    if gate.min_above > gate.window:
+        yield Problem(
+            "gate.min_above, gate.window",
+            f"{gate.min_above} of the last {gate.window} values can never be above",
+            f"set gate.min_above to at most {gate.window}, or gate.window higher",
+        )
+
+
+def _eval(spec: TrainSpec) -> Iterator[Problem]:
+    """The verdict needs enough items: with a perfect score, n >= ln(a) / ln(t)."""
+    settings = spec.eval
+    if settings.threshold is None or settings.items is None:
+        return
+    needed = math.ceil(math.log(settings.alpha) / math.log(settings.threshold))
+    if settings.items < needed:
+        yield Problem(
+            "eval.items, eval.threshold, eval.alpha",
+            f"{settings.items} items cannot prove a pass rate of "
+            f"{settings.threshold} at level {settings.alpha}, even if all pass",
+            f"set eval.items to at least {needed}, or lower eval.threshold",
+        )

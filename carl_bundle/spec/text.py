@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
 
 MAX_IDENTIFIER = 1024
 """Longest identifier, path or name, in characters."""
@@ -62,3 +62,11 @@ def check_text(value: str) -> str:
 
 Identifier = Annotated[str, AfterValidator(check_identifier)]
 Text = Annotated[str, AfterValidator(check_text)]
+
+
+def _list_to_tuple(value: Any) -> Any:
+    """YAML has lists, a frozen spec has tuples; sets and iterators have no order."""
+    return tuple(value) if type(value) is list else value
+
+
+AS_TUPLE = BeforeValidator(_list_to_tuple)

@@ -24,7 +24,7 @@ from carl_bundle.spec.blocks import (
     Reward,
 )
 from carl_bundle.spec.phases import GRPOSettings, SFTSettings
-from carl_bundle.spec.text import Identifier
+from carl_bundle.spec.text import AS_TUPLE, Identifier
 
 Method = Literal["sft", "grpo", "pipeline"]
 Reporter = Literal["none", "trackio", "wandb", "tensorboard"]
@@ -49,16 +49,16 @@ class TrainSpec(Block):
     lora: LoraSettings | Literal[False] | None = None
     sft: SFTSettings = SFTSettings.model_construct()
     grpo: GRPOSettings = GRPOSettings.model_construct()
-    rewards: Annotated[tuple[Reward, ...], Field(strict=False)] = ()
+    rewards: Annotated[tuple[Reward, ...], AS_TUPLE] = ()
     carl: CarlSettings = CarlSettings.model_construct()
     gate: GateSettings = GateSettings.model_construct()
     eval: EvalSettings = EvalSettings.model_construct()
     push: PushSettings = PushSettings.model_construct()
-    report_to: Annotated[tuple[Reporter, ...], Field(strict=False, min_length=1)] = (
+    report_to: Annotated[tuple[Reporter, ...], Field(min_length=1), AS_TUPLE] = (
         "none",
     )
     output_dir: Identifier | None = None
-    dependencies: Annotated[tuple[Identifier, ...], Field(strict=False)] = ()
+    dependencies: Annotated[tuple[Identifier, ...], AS_TUPLE] = ()
 
     @field_validator("report_to", mode="before")
     @classmethod

@@ -1,0 +1,132 @@
+"""Rules for the task rewards and for the coherence reward."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Iterator
+
+from carl_bundle.errors import Problem
+from carl_bundle.spec.blocks import Reward
+from carl_bundle.spec.train_spec import TrainSpec
+
+_FUNCTION = re.compile(r"(?P<path>[^:]+\.py):(?P<name>[A-Za-z_]\w*)")
+
+OPTIONS: dict[str, frozenset[str]] = {
+    "exact_answer": frozenset({"extract"}),
+    "pattern": frozenset({"pattern", "full"}),
+    "length": frozenset({"target", "tolerance"}),
+    "function": frozenset(),
+}
+"""Which fields belong to which reward, beside name, function and weight."""
+
+NO_REWARD = (
+    "name a built-in scorer (rewards: [{name: exact_answer}]), "
+    "or a function of yours (rewards: [{function: 'rewards.py:score'}]), "
+    "or train without rewards (method: sft)"
+)
+
+
+def reward_rules(spec: TrainSpec) -> Iterator[Problem]:
+    """Yield what is wrong with the task rewards."""
+    if not spec.rewards and spec.method in ("grpo", "pipeline"):
+        yield Problem(
+            "rewards",
+            "GRPO needs at least one task reward, and this data brings none",
+            NO_REWARD,
+        )
+    seen: set[str] = set()
+    for index, reward in enumerate(spec.rewards):
+        where = f"rewards.{index}"
+        yield from _one_reward(where, reward)
+        label = reward.name or reward.function or ""
+        if label in seen:
+            yield Problem(where, f"{label} stands there twice", "keep one of them")
+        seen.add(label)
+    if spec.rewards and not any(reward.weight for reward in spec.rewards):
+        yield Problem("rewards", "every weight is 0", "give one a positive weight")
+
+
+def _one_reward(where: str, reward: Reward) -> Iterator[Problem]:
+    if (reward.name is None) == (reward.function is None):
+        yield Problem(
+            where,
+            "needs exactly one of `name` and `function`",
+            "name exact_answer, pattern or length, or give `function: file.py:name`",
+        )
+        return
+    kind = reward.name or "function"
+    for field in sorted({o for options in OPTIONS.values() for o in options}):
+        given = getattr(reward, field) != type(reward).model_fields[field].default
+        if given and field not in OPTIONS[kind]:
+            owner = next(name for name, own in OPTIONS.items() if field in own)
+            yield Problem(
+                f"{where}.{field}",
+                f"does not belong to {kind}, but to {owner}",
+                "remove it, or change the reward's name",
+            )
+    if reward.function is not None:
+        yield from _function(f"{where}.function", reward.function)
+    if reward.extract is not None:
+        yield from _pattern(f"{where}.extract", reward.extract, groups=1)
+    if kind == "pattern":
+        if reward.pattern is None:
+            yield Problem(f"{where}.pattern", "is missing", "give a regular expression")
+        else:
+            yield from _pattern(f"{where}.pattern", reward.pattern, groups=None)
+    if kind == "length" and reward.target is None:
+        yield Problem(f"{where}.target", "is missing", "give a length in tokens")
+
+
+def _function(where: str, text: str) -> Iterator[Problem]:
+    match = _FUNCTION.fullmatch(text)
+    if match is None or keyword.iskeyword(match["name"]):
+        yield Problem(
+            where, f"{text!r} names no function", "write it as path.py:function"
+        )
+
+
+def _pattern(where: str, text: str, groups: int | None) -> Iterator[Problem]:
+    try:
+        compiled = re.compile(text)
+    except (re.error, RecursionError, OverflowError) as error:
+        yield Problem(where, f"is no regular expression: {error}", "correct it")
+        return
+    if groups is not None and compiled.groups != groups:
+        yield Problem(
+            where,
+            f"has {compiled.groups} groups; the answer is what one group matches",
+            "mark the answer with one (...) and write other groups as (?:...)",
+        )
+
+
+def carl_rules(spec: TrainSpec) -> Iterator[Problem]:
+    """Yield what is wrong with the coherence reward and its cascade."""
+    carl = spec.carl
+    if not carl.enabled:
+        return
+    total = sum(carl.weights)
+    if abs(total - 1.0) > 1e-9:
+        yield Problem(
+            "carl.weights",
+            f"coherence, cloud and discontinuity sum to {total:.9g}",
+            "make them sum to 1, and scale the whole by carl.weight",
+        )
+    if carl.cascade == "fixed" and carl.carl_start is None:
+        yield Problem(
+            "carl.carl_start, carl.cascade",
+            "a fixed cascade needs the step at which CARL enters",
+            "set carl.carl_start, or set carl.cascade to adaptive",
+        )
+    if carl.cascade == "adaptive" and carl.carl_start is not None:
+        yield Problem(
+            "carl.carl_start, carl.cascade",
+            "an adaptive cascade finds its own step",
+            "set carl.open_by for a latest step, or set carl.cascade to fixed",
+        )
+    if carl.cascade == "fixed" and carl.open_by is not None:
+        yield Problem(
+            "carl.open_by, carl.cascade",
+            "a fixed cascade opens at carl.carl_start",
+            "remove it, or set carl.cascade to adaptive",
+        )

@@ -1,0 +1,62 @@
+"""`make tables`: write the tables that stand in for transformers and TRL.
+
+The command and the bundler never import torch. What they must know about the
+pinned libraries is read here once and kept as JSON in `carl_bundle/spec/tables`.
+A test fails when the tables are not what this module would write.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tools.tables.trl_fields import trl_fields
+
+TABLES = Path(__file__).parent.parent / "carl_bundle" / "spec" / "tables"
+
+GENERATORS: dict[str, Callable[[], dict[str, Any]]] = {
+    "trl_fields.json": trl_fields,
+}
+
+
+def render(table: Mapping[str, Any]) -> str:
+    """Return a table as JSON with one entry a line, so that a diff can be read.
+
+    The first two levels are spread over lines, deeper ones are compact; keys are
+    sorted.
+    """
+    lines = []
+    for key in sorted(table):
+        value = table[key]
+        if isinstance(value, dict):
+            entries = ",\n".join(
+                f"  {json.dumps(name)}: {_compact(value[name])}"
+                for name in sorted(value)
+            )
+            lines.append(f" {json.dumps(key)}: {{\n{entries}\n }}")
+        else:
+            lines.append(f" {json.dumps(key)}: {_compact(value)}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def main() -> int:
+    """Write every table; print which ones changed."""
+    TABLES.mkdir(exist_ok=True)
+    for name, generate in GENERATORS.items():
+        path = TABLES / name
+        text = render(generate())
+        changed = not path.exists() or path.read_text(encoding="utf-8") != text
+        path.write_bytes(text.encode())
+        print(f"{'wrote' if changed else 'unchanged'} {path.name}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
