@@ -1,0 +1,353 @@
+"""When CARL joins the task rewards, with what weight, and what it may do to ties."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import statistics
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from carl_runtime_min.cascade import Cascade, damp_ties
+from carl_runtime_min.errors import UsageError
+from tests import reference
+
+NAN = math.nan
+
+
+def run(cascade: Cascade, metrics: list[float | None], start: int = 1) -> str:
+    """The stage of each generation, one a step, as each computes its CARL reward."""
+    stages = ""
+    for step, metric in enumerate(metrics, start):
+        cascade.observe(metric, step)
+        stages += cascade.stage
+    return stages
+
+
+levels = st.sampled_from([0.0, 0.2, 0.5, 0.89, 0.9, 0.95, 1.0])
+metrics = st.one_of(levels, st.none(), st.just(NAN))
+stretches = st.lists(st.tuples(metrics, st.integers(1, 12)), min_size=1, max_size=8)
+
+
+@given(stretches, st.sampled_from([None, 1.0, 0.5, 0.0, -1.0]))
+@example([(0.1, 10), (0.2, 9), (0.2, 2)], None)
+@example([(1.0, 9), (None, 5), (1.0, 2)], 1.0)
+@example([(-1.1, 12)], -1.0)
+@example([(0.2, 10), (0.5, 10), (0.5, 2)], 1.0)
+def test_adaptive_rule_agrees_with_the_reference(
+    parts: list[tuple[float | None, int]], maximum: float | None
+) -> None:
+    values = [value for value, times in parts for _ in range(times)]
+    cascade = Cascade(maximum=maximum)
+    stages = run(cascade, [*values, None])
+    decided = reference.first_opening(values, maximum)
+    if decided is None:
+        assert set(stages) == {"A"}
+        assert (cascade.opened_at, cascade.reason) == (None, None)
+    else:
+        number, reason = decided
+        assert stages == "A" * number + "B" * (len(stages) - number)
+        assert (cascade.opened_at, cascade.reason) == (number + 1, reason)
+
+
+def test_rising_needs_twenty_observations_and_all_of_the_last_ten() -> None:
+    low, high = [0.1] * 10, [0.2] * 10
+    assert run(Cascade(), [*low, *high, 0.0]) == "A" * 20 + "B"
+    assert run(Cascade(), [*low, *high[:9], 0.1, 0.0]) == "A" * 21
+    assert run(Cascade(), [*low[:9], *high, 0.0]) == "A" * 20
+
+
+def test_the_threshold_leaves_the_last_ten_out_and_must_be_exceeded() -> None:
+    history = [0.25] * 6 + [0.0] * 2 + [0.9] * 2  # 60th percentile: 0.25
+    assert run(Cascade(), [*history, *[0.25] * 10, 0.0]) == "A" * 21
+    above = Cascade()
+    assert run(above, [*history, *[0.2500001] * 10]) == "A" * 20
+    assert above.threshold == 0.25
+    above.begin(21)
+    assert (above.stage, above.reason) == ("B", "rising")
+    between = Cascade()
+    run(between, [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9] + [0.5] * 10)
+    assert between.threshold == pytest.approx(0.54)
+
+
+def test_there_is_no_threshold_before_twenty_observations() -> None:
+    cascade = Cascade()
+    run(cascade, [0.5] * 19)
+    assert cascade.threshold is None
+    cascade.observe(0.5, 20)
+    assert cascade.threshold == 0.5
+
+
+def test_the_threshold_stays_as_it_was_at_the_decision() -> None:
+    cascade = Cascade()
+    run(cascade, [0.1] * 10 + [0.2] * 10 + [0.9] * 50)
+    assert (cascade.threshold, len(cascade.history)) == (0.1, 20)
+
+
+def test_solved_is_ten_in_a_row_within_a_tenth_of_the_maximum() -> None:
+    assert run(Cascade(maximum=2.0), [1.8] * 10 + [0.0]) == "A" * 10 + "B"
+    assert run(Cascade(maximum=2.0), [1.8] * 9 + [1.79] + [0.0]) == "A" * 11
+    assert run(Cascade(maximum=2.0), [0.0] + [1.9] * 10 + [0.0]) == "A" * 11 + "B"
+    assert run(Cascade(), [1.0] * 300) == "A" * 300
+    below_zero = Cascade(maximum=-1.0)
+    assert run(below_zero, [-1.1] * 11) == "A" * 10 + "B"
+    assert below_zero.reason == "solved"
+
+
+def test_a_decision_applies_from_the_next_generation_whatever_its_step() -> None:
+    cascade = Cascade(maximum=1.0)
+    run(cascade, [1.0] * 10)
+    assert (cascade.stage, cascade.opened_at) == ("A", None)
+    cascade.begin(14)
+    assert (cascade.stage, cascade.opened_at, cascade.reason) == ("B", 14, "solved")
+    cascade.begin(15)
+    cascade.observe(0.0, 16)
+    assert cascade.opened_at == 14
+
+
+@pytest.mark.parametrize("nothing", [None, NAN, math.inf])
+def test_what_is_not_a_number_is_no_observation(nothing: float | None) -> None:
+    cascade = Cascade(maximum=1.0)
+    assert run(cascade, [1.0] * 9 + [nothing] * 30) == "A" * 39
+    assert run(cascade, [1.0, nothing], 40) == "AB"
+
+
+def test_fixed_starts_at_its_step_and_ignores_the_metric() -> None:
+    cascade = Cascade(carl_start=5, maximum=1.0)
+    assert run(cascade, [1.0] * 4 + [None] * 2) == "AAAABB"
+    assert (cascade.opened_at, cascade.reason) == (5, "fixed")
+    assert (cascade.history, cascade.threshold) == ([], None)
+    from_the_first = Cascade(carl_start=0)
+    assert run(from_the_first, [None], 0) == "B"
+    between_generations = Cascade(carl_start=5)
+    between_generations.begin(4)
+    between_generations.begin(8)
+    assert between_generations.opened_at == 8
+
+
+def test_fixed_takes_no_notice_of_open_by() -> None:
+    assert run(Cascade(carl_start=4, open_by=2), [0.0] * 4) == "AAAB"
+
+
+def test_open_by_forces_stage_b_at_the_latest() -> None:
+    cascade = Cascade(open_by=30)
+    assert run(cascade, [0.3] * 31) == "A" * 29 + "BB"
+    assert (cascade.opened_at, cascade.reason) == (30, "open_by")
+    assert run(Cascade(open_by=0), [0.3], 0) == "B"
+    sooner = Cascade(open_by=30, maximum=1.0)
+    assert run(sooner, [1.0] * 11) == "A" * 10 + "B"
+    assert sooner.reason == "solved"
+    on_the_step = Cascade(open_by=11, maximum=1.0)
+    run(on_the_step, [1.0] * 11)
+    assert on_the_step.reason == "solved"
+
+
+def test_nothing_has_happened_at_first() -> None:
+    cascade = Cascade()
+    assert (cascade.stage, cascade.opened_at, cascade.reason) == ("A", None, None)
+    assert (cascade.threshold, cascade.weight(100)) == (None, 0.0)
+    assert (cascade.carl_weight, cascade.warmup_steps) == (0.5, 10)
+
+
+def test_the_weight_ramps_linearly_from_the_opening() -> None:
+    cascade = Cascade(carl_weight=0.5, warmup_steps=10, carl_start=100)
+    cascade.begin(99)
+    assert cascade.weight(150) == 0.0
+    cascade.begin(100)
+    assert cascade.weight(99) == 0.0
+    assert cascade.weight(50) == 0.0
+    ramp = [cascade.weight(step) for step in range(100, 113)]
+    want = [0.05 * i for i in range(1, 11)] + [0.5] * 3
+    assert ramp == pytest.approx(want, abs=1e-15)
+    assert ramp[9:] == [0.5] * 4
+
+
+def test_a_ramp_of_one_step_is_no_ramp() -> None:
+    cascade = Cascade(warmup_steps=1, carl_start=0)
+    cascade.begin(0)
+    assert cascade.weight(0) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"carl_weight": 0.0}, "carl_weight"),
+        ({"carl_weight": -1.0}, "carl_weight"),
+        ({"carl_weight": math.inf}, "carl_weight"),
+        ({"carl_weight": NAN}, "carl_weight"),
+        ({"warmup_steps": 0}, "warmup_steps must be at least 1"),
+        ({"carl_start": -1}, "carl_start must be at least 0"),
+        ({"open_by": -1}, "open_by must be at least 0"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(
+    arguments: dict[str, float], named: str
+) -> None:
+    with pytest.raises(UsageError, match=named):
+        Cascade(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("cut", [0, 5, 19, 20, 21, 40])
+def test_a_resumed_cascade_goes_on_as_if_never_stopped(cut: int) -> None:
+    values: list[float | None] = [0.1] * 10 + [0.2] * 40
+    whole, before, after = Cascade(), Cascade(), Cascade()
+    run(after, [0.7] * 3)  # forgotten on loading
+    stages = run(whole, values)
+    first = run(before, values[:cut])
+    after.load_state_dict(json.loads(json.dumps(before.state_dict())))
+    assert first + run(after, values[cut:], cut + 1) == stages
+    assert after.state_dict() == whole.state_dict()
+
+
+def test_a_saved_state_is_not_shared() -> None:
+    cascade = Cascade()
+    cascade.observe(0.5, 1)
+    state = cascade.state_dict()
+    cascade.observe(0.6, 2)
+    assert state["history"] == [0.5]
+    other = Cascade()
+    other.load_state_dict(state)
+    other.observe(0.7, 2)
+    assert state["history"] == [0.5]
+
+
+N, RUNS = 300, 60
+Curve = Callable[[random.Random], list[float]]
+
+
+def noise(draw: random.Random) -> list[float]:
+    return [draw.gauss(0.3, 0.1) for _ in range(N)]
+
+
+def rate(samples: int) -> Curve:
+    return lambda draw: [
+        sum(draw.random() < 0.3 for _ in range(samples)) / samples for _ in range(N)
+    ]
+
+
+def decline(draw: random.Random) -> list[float]:
+    return [0.6 - 0.5 * t / N + draw.gauss(0, 0.1) for t in range(N)]
+
+
+def sigmoid(draw: random.Random) -> list[float]:
+    return [1 / (1 + math.exp((150 - t) / 20)) + draw.gauss(0, 0.1) for t in range(N)]
+
+
+def rise(draw: random.Random) -> list[float]:
+    return [0.1 + 0.5 * t / N + draw.gauss(0, 0.1) for t in range(N)]
+
+
+def zeros_then_rise(draw: random.Random) -> list[float]:
+    late = [0.006 * t + abs(draw.gauss(0, 0.05)) for t in range(N - 100)]
+    return [0.0] * 100 + late
+
+
+def plateau(draw: random.Random) -> list[float]:
+    return [draw.gauss(0.95, 0.01) for _ in range(N)]
+
+
+def decisions(make: Curve) -> list[int]:
+    """The observations at which the cascade decided to open, in RUNS seeded runs."""
+    found = []
+    for seed in range(RUNS):
+        cascade = Cascade(maximum=1.0)
+        run(cascade, [*make(random.Random(seed)), None])
+        if cascade.opened_at is not None:
+            found.append(cascade.opened_at - 1)
+    return found
+
+
+@pytest.mark.parametrize(
+    "make",
+    [noise, rate(8), rate(64), decline, lambda _: [0.0] * N, lambda _: [0.3] * N],
+)
+def test_it_seldom_opens_on_what_is_no_learning(make: Curve) -> None:
+    assert len(decisions(make)) <= 0.1 * RUNS
+
+
+@pytest.mark.parametrize(
+    ("make", "median"), [(sigmoid, 124), (rise, 105), (zeros_then_rise, 111)]
+)
+def test_it_opens_on_learning(make: Curve, median: int) -> None:
+    steps = decisions(make)
+    assert len(steps) == RUNS
+    assert statistics.median(steps) == pytest.approx(median, abs=15)
+
+
+@pytest.mark.parametrize("make", [plateau, lambda _: [1.0] * N])
+def test_it_opens_at_once_on_a_solved_task(make: Curve) -> None:
+    assert decisions(make) == [10] * RUNS
+
+
+def normalised(rewards: torch.Tensor, group: int) -> torch.Tensor:
+    grouped = rewards.view(-1, group)
+    centred = grouped - grouped.mean(-1, keepdim=True)
+    return (centred / (grouped.std(-1, keepdim=True) + 1e-4)).flatten()
+
+
+def test_only_tied_groups_are_damped() -> None:
+    advantages = torch.arange(1.0, 13.0)
+    tasks = torch.tensor([1.0, 1, 1, 1, 0, 1, 1, 1, 0, 0, 0, 0])
+    damped = damp_ties(advantages, tasks, 4, 0.25)
+    assert torch.equal(damped[4:8], advantages[4:8])
+    assert torch.equal(damped[:4], advantages[:4] / 4)
+    assert torch.equal(damped[8:], advantages[8:] / 4)
+
+
+def test_the_advantages_of_a_tie_grow_linearly_over_the_ramp() -> None:
+    cascade = Cascade(carl_start=0)
+    cascade.begin(0)
+    carl = torch.rand(8, generator=torch.Generator().manual_seed(0))
+    tasks, norms = torch.ones(8), []
+    for step in range(12):
+        total = tasks + cascade.weight(step) * carl
+        factor = cascade.weight(step) / cascade.carl_weight * 0.5
+        advantages = normalised(total, 8)
+        norms.append(damp_ties(advantages, tasks, 8, factor).norm().item())
+        assert advantages.norm() == pytest.approx(math.sqrt(7), rel=0.02)
+    relative = [norm / norms[-1] for norm in norms]
+    want = [min(1.0, (step + 1) / 10) for step in range(12)]
+    assert relative == pytest.approx(want, rel=0.02)
+    assert norms[-1] == pytest.approx(0.5 * math.sqrt(7), rel=0.01)
+
+
+def test_several_task_rewards_tie_by_their_weighted_sum() -> None:
+    tasks = torch.tensor([[1.0, 0.0], [0.0, 0.5], [1.0, 0.0], [0.0, 1.0]])
+    advantages = torch.ones(4)
+    unweighted = damp_ties(advantages, tasks, 2, 0.5)
+    assert unweighted.tolist() == [1, 1, 0.5, 0.5]
+    weighted = damp_ties(advantages, tasks, 2, 0.5, torch.tensor([1.0, 2.0]))
+    assert weighted.tolist() == [0.5, 0.5, 1, 1]
+
+
+def test_rows_without_a_task_reward_are_left_out_of_the_comparison() -> None:
+    tasks = torch.tensor(
+        [[1.0], [NAN], [1.0], [0.0], [NAN], [0.0], [0.5], [NAN], [1.0]]
+    )
+    damped = damp_ties(torch.ones(9), tasks, 3, 0.5)
+    assert damped.tolist() == [0.5] * 6 + [1.0] * 3
+    one_of_two = torch.tensor([[1.0, NAN], [0.5, 0.5]])
+    assert damp_ties(torch.ones(2), one_of_two, 2, 0.5).tolist() == [0.5, 0.5]
+    nobody = torch.full((2,), NAN)
+    assert damp_ties(torch.zeros(2), nobody, 2, 0.5).tolist() == [0.0, 0.0]
+
+
+def test_rounding_does_not_hide_a_tie() -> None:
+    tasks = torch.tensor([0.1 + 0.2, 0.3, 100.0, 100.00001, 1.0, 1.0001])
+    damped = damp_ties(torch.ones(6), tasks, 2, 0.5)
+    assert damped.tolist() == [0.5, 0.5, 0.5, 0.5, 1.0, 1.0]
+    tiny = torch.tensor([0.0, 1e-6, 0.0, 1e-10])
+    assert damp_ties(torch.ones(4), tiny, 2, 0.5).tolist() == [1.0, 1.0, 0.5, 0.5]
+
+
+def test_a_factor_of_one_changes_nothing() -> None:
+    advantages = torch.randn(8)
+    kept = advantages.clone()
+    assert torch.equal(damp_ties(advantages, torch.zeros(8), 4, 1.0), kept)
+    damp_ties(advantages, torch.zeros(8), 4, 0.1)
+    assert torch.equal(advantages, kept)
