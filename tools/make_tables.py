@@ -13,11 +13,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tools.tables.model_types import model_types
 from tools.tables.trl_fields import trl_fields
 
 TABLES = Path(__file__).parent.parent / "carl_bundle" / "spec" / "tables"
 
 GENERATORS: dict[str, Callable[[], dict[str, Any]]] = {
+    "model_types.json": model_types,
     "trl_fields.json": trl_fields,
 }
 

@@ -6,18 +6,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from carl_bundle.spec.defaults import resolve
-    from carl_bundle.spec.freeze import freeze
-    from carl_bundle.spec.load import load
+    from carl_bundle.spec.model_spec import ModelSpec
     from carl_bundle.spec.train_spec import TrainSpec
+    from carl_bundle.spec.vram import VRAMBudget
 
-__all__ = ["TrainSpec", "freeze", "load", "resolve"]
+__all__ = ["ModelSpec", "TrainSpec", "VRAMBudget"]
 
 _HOME = {
+    "ModelSpec": "model_spec",
     "TrainSpec": "train_spec",
-    "freeze": "freeze",
-    "load": "load",
-    "resolve": "defaults",
+    "VRAMBudget": "vram",
 }
 
 

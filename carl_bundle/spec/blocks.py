@@ -41,6 +41,7 @@ class FrozenModel(Block):
     """
 
     commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+    tokenizer_commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
     config_sha256: Digest | None = None
     chat_template_sha256: Digest | None = None
     model_type: Identifier | None = None

@@ -2,9 +2,160 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from carl_bundle.errors import Problem, SpecError
+from carl_bundle.spec.architecture import AutoClass
+from carl_bundle.spec.blocks import DataSettings, FrozenModel, ModelSettings
+from carl_bundle.spec.hub import SHA
+from carl_bundle.spec.locate import is_hub_id, locate
+from carl_bundle.spec.model_spec import ModelSpec
+from carl_bundle.spec.rules import check
 from carl_bundle.spec.train_spec import TrainSpec
+from carl_bundle.spec.unknown import Unknown, known
+
+MAX_HASHED_BYTES = 64 * 1_048_576
+"""A larger local data file is not hashed."""
 
 
-def freeze(spec: TrainSpec) -> TrainSpec:
-    """Return the spec with revisions resolved and digests recorded."""
-    return spec
+def freeze(
+    spec: TrainSpec, report: Callable[[str], None] = lambda note: None
+) -> TrainSpec:
+    """Return the spec with revisions resolved and digests recorded.
+
+    A frozen spec freezes to itself, without network and without the model's files.
+
+    Args:
+        spec: A valid spec.
+        report: Called with a sentence for each input that could not be pinned.
+
+    Raises:
+        SpecError: What was found does not go with the spec.
+        UsageError: A model or dataset is not there, or cannot be pinned offline.
+        RemoteError: The hub does not answer.
+    """
+    data = _freeze_data(spec.data, "data", report)
+    update: dict[str, object] = {
+        "model": _freeze_model(spec.model, report),
+        "data": data,
+    }
+    for name in ("sft", "grpo", "eval"):
+        block = getattr(spec, name)
+        if block.data is not None:
+            frozen = (
+                data
+                if block.data == spec.data
+                else _freeze_data(block.data, f"{name}.data", report)
+            )
+            update[name] = block.model_copy(update={"data": frozen})
+    result = spec.model_copy(update=update)
+    check(result)
+    return result
+
+
+def _freeze_model(model: ModelSettings, report: Callable[[str], None]) -> ModelSettings:
+    if model.is_builtin or model.frozen is not None:
+        return model
+    files = locate(model.id, model.revision)
+    if files.commit is None and model.revision is not None:
+        raise SpecError(
+            [Problem("model.revision", "a local directory has none", "remove it")]
+        )
+    tokenizer_commit = None
+    if model.tokenizer is not None and model.tokenizer != model.id:
+        tokenizer = locate(model.tokenizer, None)
+        tokenizer_commit = tokenizer.commit
+        files = files.with_tokenizer_of(tokenizer)
+    found = ModelSpec.from_files(
+        files, trust_remote_code=model.trust_remote_code, tokenizer=False
+    )
+    if files.commit is None:
+        report(f"{model.id} is a local directory: its weights are not pinned")
+    quantization = found.quantization
+    if quantization is not None and quantization.training in ("no", "unknown"):
+        message = f"the checkpoint is stored as {quantization.method}, which cannot be"
+        raise SpecError(
+            [Problem("model.id", f"{message} trained", quantization.remedy)]
+        )
+    architecture, thinking = found.architecture, found.thinking
+    frozen = FrozenModel(
+        commit=files.commit,
+        tokenizer_commit=tokenizer_commit,
+        config_sha256=found.config_sha256,
+        chat_template_sha256=found.chat_template_sha256,
+        model_type=architecture.model_type,
+        architecture=known(architecture.name),
+        auto_class=_loadable(architecture.auto_class),
+        thinking=(
+            "none"
+            if thinking is None
+            else "unknown" if isinstance(thinking, Unknown) else thinking.mode
+        ),
+        quantization=quantization.method if quantization else None,
+        vocab_size=known(found.vocab_size),
+        context_length=known(found.context_length),
+    )
+    return model.model_copy(update={"frozen": frozen, "revision": files.commit})
+
+
+def _loadable(
+    auto_class: AutoClass | Unknown,
+) -> Literal["causal-lm", "image-text-to-text"] | None:
+    if isinstance(auto_class, Unknown):
+        return None
+    if auto_class != "multimodal-lm":
+        return auto_class
+    raise SpecError(
+        [
+            Problem(
+                "model.id",
+                "this model is loaded as multimodal-lm, which no recipe trains yet",
+                "choose a text model, or one for images and text",
+            )
+        ]
+    )
+
+
+def _freeze_data(
+    data: DataSettings, where: str, report: Callable[[str], None]
+) -> DataSettings:
+    if data.is_builtin or data.sha256 is not None:
+        return data
+    if data.is_file:
+        return data.model_copy(update={"sha256": _file_digest(data.id, report)})
+    if data.revision is not None and SHA.fullmatch(data.revision):
+        return data
+    if Path(data.id).expanduser().is_dir():
+        remedy = "name one .jsonl, .json or .parquet file in it"
+        raise SpecError([Problem(f"{where}.id", f"{data.id!r} is a directory", remedy)])
+    if not is_hub_id(data.id):
+        raise SpecError(
+            [
+                Problem(
+                    f"{where}.id",
+                    f"{data.id!r} is neither a data file nor a repository id",
+                    "name a .jsonl, .json or .parquet file, or owner/name of the hub",
+                )
+            ]
+        )
+    from carl_bundle.spec.hub import dataset_commit
+
+    return data.model_copy(update={"revision": dataset_commit(data.id, data.revision)})
+
+
+def _file_digest(name: str, report: Callable[[str], None]) -> str | None:
+    """Return the SHA-256 of a local data file, or None where that is not to be had."""
+    path = Path(name).expanduser()
+    try:
+        size = path.stat().st_size
+        if size > MAX_HASHED_BYTES:
+            report(f"{name} is not pinned: it is larger than {MAX_HASHED_BYTES} bytes")
+            return None
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        # The file may live on the machine that trains.
+        report(f"{name} is not pinned: {error.strerror} on this machine")
+        return None

@@ -142,7 +142,7 @@ def _rename_lora(result: Translation) -> None:
     if not isinstance(lora, dict):
         return
     renamed = {_LORA.get(name, name): value for name, value in lora.items()}
-    for name in lora.keys() & _LORA.keys():
+    for name in sorted(lora.keys() & _LORA.keys()):
         if _LORA[name] in lora:
             result.problems.append(
                 Problem(
