@@ -1,0 +1,46 @@
+"""The exact versions a script asks for; a test compares them with constraints.txt.
+
+Exact, since private hooks of trl and the numerics of the others are relied on.
+"""
+
+from __future__ import annotations
+
+REQUIRES_PYTHON = ">=3.11"
+
+# Later than every release below; what they depend on is resolved as of this day.
+EXCLUDE_NEWER = "2026-11-22"
+
+PINS = {
+    "accelerate": "1.15.0",
+    "datasets": "5.2.0",
+    "huggingface-hub": "2.4.0",
+    "numpy": "2.4.6",
+    "peft": "0.21.2",
+    "safetensors": "0.8.0",
+    "tensorboard": "2.21.0",
+    "tokenizers": "0.23.3",
+    "torch": "2.13.0",
+    "trackio": "0.43.0",
+    "transformers": "5.23.0",
+    "trl": "1.16.0",
+    "wandb": "0.31.0",
+}
+
+# What `import x` needs: module -> distribution. A longer module name wins over its
+# parent only in addition: `torch.utils.tensorboard` needs torch too.
+DISTRIBUTIONS = {
+    "accelerate": "accelerate",
+    "datasets": "datasets",
+    "huggingface_hub": "huggingface-hub",
+    "numpy": "numpy",
+    "peft": "peft",
+    "safetensors": "safetensors",
+    "tensorboard": "tensorboard",
+    "tokenizers": "tokenizers",
+    "torch": "torch",
+    "torch.utils.tensorboard": "tensorboard",
+    "trackio": "trackio",
+    "transformers": "transformers",
+    "trl": "trl",
+    "wandb": "wandb",
+}

@@ -1,0 +1,37 @@
+"""The order in which a script presents the runtime modules.
+
+It is meant to be read from top to bottom: how a run is kept, what is measured, what is
+rewarded, what is trained, what comes out. A module that is missing here is a build
+error, so that its place is a decision.
+"""
+
+from __future__ import annotations
+
+READING_ORDER = (
+    "errors",
+    "constants",
+    "field",
+    "rewards",
+    "snapshot",
+    "trace",
+    "gate",
+    "cascade",
+    "verdict",
+    "run",
+    "tasks",
+    "builtin",
+    "data",
+    "models",
+    "lora",
+    "fit",
+    "tracking",
+    "gate_watch",
+    "grpo",
+    "evaluation",
+    "summary",
+    "push",
+    "dryrun",
+    "selftest",
+    "supervisor",
+    "entry",
+)
