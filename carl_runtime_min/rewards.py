@@ -60,16 +60,18 @@ def coherence_components(
         raise UsageError("phi, log_probs and mask must share one shape [B, T]")
     mask = mask.bool()
     if (mask[:, 1:] & ~mask[:, :-1]).any():
-        remedy = "compact the policy's tokens first, with policy_field()"
+        remedy = "move the policy's tokens to the front of their rows"
         raise UsageError("the mask is not right-padded", remedy=remedy)
     length = mask.sum(-1)  # [B]
-    broken = (mask & ~(phi.isfinite() & log_probs.isfinite())).any(-1)  # [B]
-    phi = phi.double().where(mask, 0.0)
-    p = log_probs.double().exp().where(mask, 0.0)
-    linked = mask[:, 1:] if junctions is None else mask[:, 1:] & ~junctions[:, 1:]
+    phi = phi.where(mask, 0.0).double()
+    log_probs = log_probs.where(mask, 0.0).double()
+    broken = ~(phi.sum(-1) + log_probs.sum(-1)).isfinite()  # [B]
+    linked = mask[:, 1:]  # [B, T - 1]
+    if junctions is not None:
+        linked = linked & ~junctions[:, 1:].bool()
     parts = Components(
         coherence=_coherence(scale_coherence(phi, length)),
-        cloud=(p * phi).sum(-1) / length.clamp(min=1),
+        cloud=(log_probs.exp() * phi).sum(-1) / length.clamp(min=1),
         discontinuity=_discontinuity(phi, linked),
     )
     return Components(*(part.masked_fill(broken, math.nan) for part in parts))
@@ -83,17 +85,17 @@ def scale_coherence(phi: Tensor, length: Tensor) -> Tensor:
     """
     scales = min(phi.shape[-1].bit_length(), MAX_SCALE + 1)
     c = phi.new_empty(len(phi), scales)
-    mean, squares = phi, torch.zeros_like(phi)  # of each block: mean, sum (x - mean)^2
+    mean, variance = phi, torch.zeros_like(phi)  # of each block
     for j in range(scales):
-        size = 2**j
         if j > 0:
             n = mean.shape[-1] // 2 * 2
             a, b = mean[:, 0:n:2], mean[:, 1:n:2]  # [B, n / 2] each
-            squares = squares[:, 0:n:2] + squares[:, 1:n:2] + (a - b) ** 2 * (size / 4)
+            apart = (a - b) / 2
+            variance = (variance[:, 0:n:2] + variance[:, 1:n:2]) / 2 + apart**2
             mean = (a + b) / 2
-        blocks = length // size  # [B]
+        blocks = length // 2**j  # [B]
         complete = torch.arange(mean.shape[-1], device=phi.device) < blocks[:, None]
-        spread = ((squares / size).sqrt() * complete).sum(-1) / blocks  # 0/0 is NaN
+        spread = (variance.sqrt() * complete).sum(-1) / blocks  # [B], 0/0 is NaN
         c[:, j] = (1 - spread).clamp(0, 1)
     return c
 
@@ -109,9 +111,11 @@ def _discontinuity(phi: Tensor, linked: Tensor) -> Tensor:
     """Mean worth of the transitions, 0.5 without any: [B, T], [B, T-1] -> [B]."""
     before, change = phi[:, :-1], phi[:, 1:] - phi[:, :-1]
     rising, falling = linked & (change > DELTA), linked & (change < -DELTA)
-    worth = torch.zeros_like(before)
-    worth.masked_fill_(rising & (before < 0.5), 0.8)  # out of confusion
-    worth.masked_fill_(rising & (before >= 0.5), 0.3)
-    worth.masked_fill_(falling & (before > 0.7), 0.2)  # certainty breaks
-    worth.masked_fill_(falling & (before <= 0.7), 0.5)
-    return (worth.sum(-1) / (rising | falling).sum(-1)).nan_to_num(nan=0.5)
+    low, high = before < 0.5, before > 0.7
+
+    def count(places: Tensor) -> Tensor:
+        return places.sum(-1).double()  # [B]
+
+    worth = 0.8 * count(rising & low) + 0.3 * count(rising & ~low)
+    worth = worth + 0.2 * count(falling & high) + 0.5 * count(falling & ~high)
+    return (worth / count(rising | falling)).nan_to_num(nan=0.5)

@@ -111,3 +111,21 @@ def first_opening(
             if all(x > threshold for x in last):
                 return number, "rising"
     return None
+
+
+def first_plateau(values: Sequence[float]) -> int | None:
+    """The 1-based observation at which the plateau gate fires."""
+    for n in range(40, len(values) + 1):
+        history = values[:n]
+        last, before = history[n - 10 :], history[n - 20 : n - 10]
+        means = [math.fsum(part) / 10 for part in (before, last)]
+        squares = [
+            math.fsum((x - mean) ** 2 for x in part)
+            for part, mean in zip((before, last), means, strict=True)
+        ]
+        error = math.sqrt(sum(squares) / 9 / 10)  # sample variances, ten values each
+        rise = means[1] - means[0]
+        risen = means[1] > sixtieth_percentile(history[: n // 2])
+        if risen and (rise < error or rise <= 0):
+            return n
+    return None

@@ -10,6 +10,7 @@ import pytest
 
 from carl_runtime_min.errors import UsageError
 from carl_runtime_min.gate import Gate, PhaseTransitionGate, PlateauGate, percentile
+from tests import reference
 
 
 def fired_at(gate: Gate, values: list[float | None]) -> list[int]:
@@ -144,6 +145,18 @@ def test_the_plateau_gate_waits_for_the_end_of_the_rise() -> None:
     assert fired_at(PlateauGate(), rising) == []
 
 
+@pytest.mark.parametrize("seed", range(60))
+def test_the_plateau_gate_agrees_with_the_reference(seed: int) -> None:
+    draw = random.Random(seed)
+    pace, scatter = draw.uniform(5, 60), draw.choice([0.001, 0.01, 0.05])
+    fall = draw.choice([0.0, 0.0, 0.002])
+    values = [
+        1 - math.exp(-t / pace) - fall * t + draw.gauss(0, scatter) for t in range(150)
+    ]
+    want = reference.first_plateau(values)
+    assert fired_at(PlateauGate(), list(values)) == ([] if want is None else [want])
+
+
 def test_the_plateau_gate_needs_forty_values() -> None:
     risen = [0.0] * 10 + [1.0] * 100
     assert fired_at(PlateauGate(), risen[:39]) == []
@@ -154,8 +167,8 @@ def test_the_plateau_gate_needs_forty_values() -> None:
 
 
 def test_the_plateau_gate_fires_on_a_perfectly_flat_top() -> None:
-    (step,) = fired_at(PlateauGate(), [0.0] * 30 + [1.0] * 100)
-    assert step in (49, 50)  # at 49 rise and standard error are both exactly 0.1
+    climb = [0.0] * 26 + [0.1 * t for t in range(10)]
+    assert fired_at(PlateauGate(), climb + [1.0] * 100) == [len(climb) + 20]
 
 
 def test_values_that_never_moved_or_fell_are_no_plateau() -> None:

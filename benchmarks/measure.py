@@ -1,0 +1,28 @@
+"""Timing by turns, so that a busy machine slows every candidate alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+
+def by_turns(
+    candidates: Mapping[str, Callable[[], object]], rounds: int
+) -> dict[str, float]:
+    """Median seconds of each candidate over `rounds` rounds of all, after one more."""
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for turn in range(rounds + 1):
+        for name, candidate in candidates.items():
+            started = time.perf_counter()
+            candidate()
+            if turn > 0:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(taken) for name, taken in seconds.items()}
+
+
+def conclude(checks: Mapping[str, bool]) -> int:
+    """Print each stated limit and whether it was kept; 1 if one was not."""
+    for limit, kept in checks.items():
+        print(f"{'ok    ' if kept else 'MISSED'}  {limit}")
+    return 0 if all(checks.values()) else 1
