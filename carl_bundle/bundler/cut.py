@@ -71,7 +71,7 @@ class Module:
             definitions[found.name] = found
         imports: dict[str, tuple[Import, ...]] = {}
         for statement in tree.body:
-            for one in imports_of(statement):
+            for one in imports_of(statement, origin):
                 imports[one.binds] = (*imports.get(one.binds, ()), one)
         return cls(name, origin, lines, tree, definitions, imports)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 READING_ORDER = (
     "errors",
+    "run",
     "constants",
     "field",
     "rewards",
@@ -17,12 +18,12 @@ READING_ORDER = (
     "gate",
     "cascade",
     "verdict",
-    "run",
     "tasks",
     "builtin",
     "data",
-    "models",
     "lora",
+    "models",
+    "supervisor",
     "fit",
     "tracking",
     "gate_watch",
@@ -30,8 +31,7 @@ READING_ORDER = (
     "evaluation",
     "summary",
     "push",
-    "dryrun",
     "selftest",
-    "supervisor",
+    "dryrun",
     "entry",
 )
