@@ -11,6 +11,9 @@ from carl_runtime_min.errors import UsageError
 
 # Mamba kernels read these weights without calling the modules that hold them.
 FUSED_PROJECTIONS = ("x_proj", "dt_proj", "out_proj")
+# In a model with stacked experts PEFT takes these names for the experts' old ones,
+# and adapts every expert instead of the layer that was named.
+EXPERT_PROJECTIONS = ("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3", "gate")
 
 
 def lora_targets(model: Any) -> list[str]:
@@ -22,8 +25,10 @@ def lora_targets(model: Any) -> list[str]:
     Raises:
         UsageError: The model has no such layer.
     """
-    layers = {id(m) for m in layer_modules(model.get_decoder(), False)}
+    decoder = model.get_decoder()
+    layers = {id(m) for m in layer_modules(decoder, False)}
     layers.discard(id(model.get_output_embeddings()))
+    experts = any(stacked_experts(module) for module in decoder.modules())
     names = []
     for name, module in model.named_modules():
         parent_name, _, own_name = name.rpartition(".")
@@ -32,8 +37,11 @@ def lora_targets(model: Any) -> list[str]:
             continue
         parent = model.get_submodule(parent_name)
         mamba = hasattr(parent, "A_log") and hasattr(parent, "D")
-        gate = width == 1 or width in expert_counts(parent)
-        if not gate and not (mamba and own_name in FUSED_PROJECTIONS):
+        routed = {n for m in parent.children() for n in stacked_experts(m)}
+        gate = width == 1 or width in routed
+        unreached = mamba and own_name in FUSED_PROJECTIONS
+        redirected = experts and own_name in EXPERT_PROJECTIONS
+        if not (gate or unreached or redirected):
             names.append(name)
     if not names:
         raise UsageError(
@@ -56,9 +64,8 @@ def layer_modules(module: Any, inside: bool) -> Iterator[nn.Module]:
             yield from layer_modules(child, inside or isinstance(module, nn.ModuleList))
 
 
-def expert_counts(block: nn.Module) -> set[int]:
-    """Return how many experts a block holds, as a list or stacked in one tensor."""
-    counts = {len(m) for m in block.children() if isinstance(m, nn.ModuleList)}
-    for child in block.children():
-        counts |= {p.shape[0] for p in child.parameters(recurse=False) if p.dim() == 3}
-    return counts
+def stacked_experts(module: nn.Module) -> set[int]:
+    """Return how many experts a module stacks in its tensors of three dimensions."""
+    if isinstance(module, nn.Conv1d):
+        return set()
+    return {p.shape[0] for p in module.parameters(recurse=False) if p.dim() == 3}

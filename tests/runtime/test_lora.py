@@ -39,7 +39,7 @@ FAMILIES = {
     "qwen3_moe": ({**SMALL, **EXPERTS}, "q k v o"),
     "mixtral": ({**SMALL, **EXPERTS}, "q k v o"),
     "gpt_oss": ({**SMALL, **EXPERTS}, "q k v o"),
-    "llama4_text": ({**SMALL, **EXPERTS}, "q k v o gate up down"),
+    "llama4_text": ({**SMALL, **EXPERTS}, "q k v o"),
     "deepseek_v3": (
         {
             **SMALL,
@@ -50,11 +50,11 @@ FAMILIES = {
             "num_experts_per_tok": 2,
             "first_k_dense_replace": 1,
         },
-        "q_a q_b kv_a_proj_with_mqa kv_b o gate up down",
+        "q_a q_b kv_a_proj_with_mqa kv_b o",
     ),
     "qwen3_next": (
         {**SMALL, **EXPERTS},
-        "q k v o gate up down in_proj_qkvz in_proj_ba out",
+        "q k v o in_proj_qkvz in_proj_ba out",
     ),
     "mamba2": (
         {
@@ -67,7 +67,7 @@ FAMILIES = {
         "in",
     ),
     "falcon_h1": ({**SMALL, "mamba_d_ssm": 128}, "q k v o gate up down in"),
-    "jamba": ({**SMALL, **EXPERTS, "num_hidden_layers": 8}, "q k v o gate up down in"),
+    "jamba": ({**SMALL, **EXPERTS, "num_hidden_layers": 8}, "q k v o in"),
     "gpt2": (
         {"n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 320},
         "c_attn c c_fc",
