@@ -50,12 +50,14 @@ class Wiring:
         docstring: The module docstring as written.
         module: Its definitions and imports.
         body: Everything below the imports.
+        first: The line of the rendered template where `body` starts, from 1.
         needs: Names it reads and does not define: roots of the cut, and CONFIG.
     """
 
     docstring: str
     module: Module
     body: str
+    first: int
     needs: frozenset[str]
 
     @classmethod
@@ -70,13 +72,15 @@ class Wiring:
         if any(imports[count:]):
             raise BundleError(f"{origin}: an import below other code")
         start = body[count].end_lineno or 0
-        below = "\n".join(module.lines[start:]).strip("\n")
+        while start < len(module.lines) and not module.lines[start].strip():
+            start += 1
+        below = "\n".join(module.lines[start:]).rstrip("\n")
         found = [uses(statement) for statement in body[1 + count :]]
         bound = module.definitions.keys() | module.imports.keys()
         known = bound | BUILTINS | MODULE_GLOBALS
         needs = frozenset().union(*(one.names for one in found)) - known
         docstring = "\n".join(module.lines[body[0].lineno - 1 : body[0].end_lineno])
-        return cls(docstring, module, below, needs)
+        return cls(docstring, module, below, start + 1, needs)
 
 
 class Bundler:

@@ -18,18 +18,18 @@ from carl_bundle.bundler.scope import BUILTINS
 
 # Calls whose value is as good as a literal, because nothing can change it later.
 CONSTANT_CALLS = frozenset(
-    [
-        "re.compile",
-        "frozenset",
-        "tuple",
+    (
+        "Path",
+        "TypeVar",
         "float",
+        "frozenset",
+        "logging.getLogger",
+        "math.exp",
         "math.log",
         "math.sqrt",
-        "math.exp",
-        "logging.getLogger",
-        "TypeVar",
-        "Path",
-    ]
+        "re.compile",
+        "tuple",
+    )
 )
 FORBIDDEN_NAMES = frozenset(("__file__", "globals", "locals", "vars", "exec", "eval"))
 

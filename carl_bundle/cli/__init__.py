@@ -1,0 +1,1 @@
+"""The command `carl`: one thin module a command."""

@@ -1,0 +1,124 @@
+"""The entry point: finds the command, imports only that one, reports its errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from carl_bundle import __version__
+
+
+class Command(NamedTuple):
+    """A command: the function `name` in the module `carl_bundle.cli.<name>`."""
+
+    name: str
+    group: str
+    summary: str
+
+
+COMMANDS = (
+    Command("bundle", "core", "Write the training script of a spec."),
+    Command("verify", "audit", "Is a script as it was generated?"),
+    Command("diff", "audit", "Compare two scripts, section by section."),
+    Command("explain", "audit", "Where a line of a script comes from, and why."),
+)
+
+UNEXPECTED, INTERRUPTED, CLOSED_PIPE = 70, 130, 141
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `carl` and return its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("--help", "-h"):
+        print(help_text())
+        return 0
+    if given[0] in ("--version", "-V"):
+        print(f"carl {__version__}")
+        return 0
+    from carl_bundle.cli.output import ClosedPipeError, show_error
+    from carl_bundle.errors import CarlError
+
+    try:
+        return run(given[0], given[1:])
+    except CarlError as error:
+        show_error(error)
+        return error.exit_code
+    except ClosedPipeError:
+        return CLOSED_PIPE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        if os.environ.get("CARL_TRACEBACK"):
+            raise
+        print(f"error: {type(error).__name__}: {_first_line(error)}", file=sys.stderr)
+        print("  fix: run with CARL_TRACEBACK=1 for the traceback", file=sys.stderr)
+        return UNEXPECTED
+
+
+def run(name: str, arguments: list[str]) -> int:
+    """Import one command and run it.
+
+    Raises:
+        UsageError: There is no such command, or it is not used as its help says.
+    """
+    from carl_bundle.errors import UsageError
+
+    if name not in {command.name for command in COMMANDS}:
+        raise UsageError(f"there is no command {name!r}", remedy=_suggestion(name))
+    import typer
+    from typer.main import get_command
+
+    app = typer.Typer(
+        add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+    )
+    app.command(name)(_function(name))
+    command = get_command(app)
+    try:
+        code = command.main(arguments, prog_name=f"carl {name}", standalone_mode=False)
+    except Exception as error:
+        # What typer raises for wrong usage has moved between its releases.
+        message = getattr(error, "format_message", None)
+        if message is None:
+            raise
+        help_line = f"carl {name} --help shows how it is used"
+        raise UsageError(message().rstrip("."), remedy=help_line) from error
+    return code if isinstance(code, int) else 0
+
+
+def help_text() -> str:
+    """The text of `carl --help`."""
+    lines = [
+        "Usage: carl COMMAND [ARGUMENTS]",
+        "",
+        "Coherence-aware reinforcement learning, as one self-contained script:",
+        "carl bundle > train.py && python train.py",
+    ]
+    for group in dict.fromkeys(command.group for command in COMMANDS):
+        lines += ["", f"{group}:"]
+        lines += [f"  {c.name:<9} {c.summary}" for c in COMMANDS if c.group == group]
+    lines += ["", "carl COMMAND --help tells more; carl --version names the version."]
+    return "\n".join(lines)
+
+
+def _function(name: str) -> Any:
+    from importlib import import_module
+
+    return getattr(import_module(f"carl_bundle.cli.{name}"), name)
+
+
+def _suggestion(name: str) -> str:
+    from difflib import get_close_matches
+
+    names = [command.name for command in COMMANDS]
+    close = get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]}?" if close else f"choose one of {', '.join(names)}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""`carl bundle`: from a spec to its script."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from carl_bundle.cli.output import note, write_file, write_stdout
+from carl_bundle.errors import BundleError, UsageError
+
+
+def bundle(
+    spec: Annotated[
+        str | None,
+        typer.Argument(
+            help="A carl.yaml, or - for stdin; the built-in demo if absent."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Hub id, local directory, or builtin.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="sft, grpo or pipeline.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Hub id, data file, or builtin.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the run.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
+    no_carl: Annotated[
+        bool, typer.Option("--no-carl", help="Leave CARL out: the control.")
+    ] = False,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Set any field; repeatable."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File instead of stdout.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite even an edited file.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; compare with -o FILE.")
+    ] = False,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Print the frozen spec, not the script.")
+    ] = False,
+) -> int:
+    """Write the training script of a spec to stdout, or to a file with -o."""
+    from carl_bundle.spec.freeze import freeze
+    from carl_bundle.spec.load import load
+
+    flags: dict[str, Any] = {
+        "model.id": model,
+        "method": method,
+        "data.id": dataset,
+        "seed": seed,
+        "name": name,
+        "carl.enabled": False if no_carl else None,
+    }
+    loaded = load(spec, flags=flags, assignments=assignments or [])
+    for text in loaded.notes:
+        note(text)
+    frozen = freeze(loaded.spec, note)
+    if resolved:
+        from carl_bundle.cli.resolved import to_yaml
+
+        text = to_yaml(frozen.document())
+    else:
+        from carl_bundle.bundler.render import render
+        from carl_bundle.recipes import plan
+
+        root = Path(spec).parent if spec and spec != "-" else Path()
+        text = render(plan(frozen), user_root=root)
+    if check:
+        return _check(text, output)
+    if output is None:
+        write_stdout(text)
+    else:
+        if not force:
+            _refuse_loss(output, text)
+        write_file(output, text)
+    return 0
+
+
+def _check(text: str, output: Path | None) -> int:
+    """Whether black leaves the script as it is, and a file holds just that."""
+    import black
+
+    if black.format_str(text, mode=black.Mode()) != text:
+        raise BundleError(
+            "black would change the script",
+            remedy="report this with the spec: it is a mistake in carl-bundle",
+        )
+    if output is None:
+        note("black leaves the script as it is")
+        return 0
+    try:
+        same = output.read_bytes() == text.encode("utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {output}: {error.strerror}", remedy="check the path"
+        ) from error
+    if not same:
+        note(f"{output} is not what this spec renders; carl diff shows how two differ")
+    return 0 if same else 1
+
+
+def _refuse_loss(output: Path, text: str) -> None:
+    """Raise UsageError if a file holds work that is not ours to overwrite."""
+    if not output.is_file() or output.read_bytes() in (b"", text.encode("utf-8")):
+        return
+    from carl_bundle.bundler.provenance import ForeignError, Script
+    from carl_bundle.bundler.verify import verify
+
+    try:
+        found = verify(Script.read(output))
+    except ForeignError as error:
+        raise UsageError(
+            f"{output} exists and is no script of carl bundle",
+            remedy="choose another file, or overwrite it with --force",
+        ) from error
+    if found.status != "PRISTINE":
+        sections = ", ".join(dict.fromkeys(f.section for f in found.findings))
+        raise UsageError(
+            f"{output} has been edited ({sections})",
+            remedy="choose another file, or overwrite it with --force",
+        )

@@ -1,0 +1,45 @@
+"""`carl verify`: is a script as it was generated?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from carl_bundle.cli.output import note, write_json, write_stdout
+
+EXIT_CODES = {"PRISTINE": 0, "EDITED": 1, "FOREIGN": 2}
+
+
+def verify(
+    file: Annotated[str, typer.Argument(help="A script.")],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object.")
+    ] = False,
+) -> int:
+    """Tell whether a script is PRISTINE (0), EDITED (1) or FOREIGN (2)."""
+    from carl_bundle.bundler.provenance import ForeignError, Script
+    from carl_bundle.bundler.verify import Verification
+    from carl_bundle.bundler.verify import verify as check
+
+    try:
+        found = check(Script.read(file))
+    except ForeignError as error:
+        found = Verification("FOREIGN", "", note=str(error))
+    if as_json:
+        write_json("carl.verify/1", file=file, **asdict(found))
+        return EXIT_CODES[found.status]
+    lines = [f"{found.status} {file}"]
+    lines += [
+        f"  {one.section} (line {one.line}) differs from {one.against}"
+        for one in found.findings
+    ]
+    if found.status == "PRISTINE":
+        lines.append(f"  compared with {found.against}")
+    write_stdout("\n".join(lines) + "\n")
+    if found.note:
+        note(found.note)
+    if found.command:
+        note(f"to check it fully: {found.command}")
+    return EXIT_CODES[found.status]
