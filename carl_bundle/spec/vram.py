@@ -1,0 +1,231 @@
+"""VRAMBudget: where the memory of a training phase goes, with its formulas.
+
+Terms are reasoned, not measured: real runs differ by allocator, kernels and
+framework buffers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from carl_bundle.spec.phases import GRPOSettings
+from carl_bundle.spec.unknown import Unknown
+
+if TYPE_CHECKING:
+    from carl_bundle.spec.measure import Measurement
+    from carl_bundle.spec.model_spec import ModelSpec
+    from carl_bundle.spec.train_spec import TrainSpec
+
+TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
+"""TRL's fused output head works on tiles of this size."""
+
+CHECKPOINTED, STORED = 4, 34
+"""Bytes of activations per token, hidden unit and layer in 16 bits.
+
+34 without recomputation (Korthikanti et al. 2022, equation 2 without the attention
+scores, which flash attention does not store); with recomputation the layer inputs
+(2) and as much again for the layer at work.
+"""
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+Amount = int | Unknown
+
+
+@dataclass(frozen=True)
+class Row:
+    """One term of the budget.
+
+    Attributes:
+        name: What the memory is for.
+        bytes: How much.
+        formula: How that came about.
+        when: `always`, or only while the phase is `generating` or `training`.
+    """
+
+    name: str
+    bytes: Amount
+    formula: str
+    when: Literal["always", "generating", "training"] = "always"
+
+
+@dataclass(frozen=True)
+class VRAMBudget:
+    """The memory of one phase on one GPU.
+
+    Attributes:
+        phase: `sft` or `grpo`.
+        rows: What must be there, and when.
+        disk: Checkpoints on disk.
+        calibrated: Whether the terms were measured; False until they are.
+    """
+
+    phase: str
+    rows: tuple[Row, ...]
+    disk: Row
+    calibrated: bool = False
+
+    @classmethod
+    def estimate(
+        cls,
+        spec: TrainSpec,
+        model: ModelSpec,
+        phase: Literal["sft", "grpo"],
+        *,
+        measurement: Measurement | None = None,
+        gpu_bytes: int | None = None,
+    ) -> VRAMBudget:
+        """Return the budget of a phase.
+
+        Args:
+            spec: A resolved spec (see `carl_bundle.spec.defaults.resolve`).
+            model: Its model.
+            phase: Which phase.
+            measurement: Exact counts, where the model was measured.
+            gpu_bytes: Memory of the GPU, which a share of vLLM refers to.
+        """
+        settings = spec.sft if phase == "sft" else spec.grpo
+        total = measurement.parameters if measurement else parameters(model)
+        trained = _trained(spec, total, measurement)
+        width = _width(spec, model)
+        master = _times(4 if width == 4 or spec.lora else width, trained)
+        rows = [
+            Row("weights", _times(width, total), "parameters x bytes each"),
+            Row("gradients", master, "trained parameters x bytes each"),
+            Row("optimizer", _times(8, trained), "trained parameters x 2 x 4 (AdamW)"),
+            Row("activations", *_activations(settings, model), "training"),
+            Row("logits tile", *_tile(settings, model), "training"),
+            Row("kv cache", *_kv(settings, model), "generating"),
+            Row("reference", *_reference(spec, settings, _times(width, total))),
+            Row("vllm share", *_vllm(settings, gpu_bytes)),
+        ]
+        per_checkpoint = _sum([_times(width, trained), _times(8, trained)])
+        disk = Row(
+            "checkpoints on disk",
+            _times(settings.save_total_limit or 1, per_checkpoint),
+            "kept checkpoints x trained parameters x (bytes each + 8)",
+        )
+        return cls(phase, tuple(rows), disk)
+
+    @property
+    def total(self) -> Amount:
+        """Bytes at the fullest moment; Unknown as soon as one term is.
+
+        The cache is free again when training starts, so the larger of the two counts.
+        """
+        always, generating, training = (
+            _sum([row.bytes for row in self.rows if row.when == when])
+            for when in ("always", "generating", "training")
+        )
+        if isinstance(generating, Unknown) or isinstance(training, Unknown):
+            return generating if isinstance(generating, Unknown) else training
+        return _sum([always, max(generating, training)])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        total = self.total
+        return {
+            **asdict(self),
+            "total": asdict(total) if isinstance(total, Unknown) else total,
+        }
+
+
+def parameters(model: ModelSpec) -> Amount:
+    """Return the number of parameters by the size of the weights on disk.
+
+    Raises nothing: Unknown where the weights are quantised, or of unknown width.
+    """
+    if isinstance(model.weight_bytes, Unknown):
+        return Unknown("the model was not measured, and no safetensors are at hand")
+    if model.quantization is not None:
+        return Unknown("quantised weights do not tell the number of parameters")
+    if isinstance(model.weight_dtype, Unknown):
+        return model.weight_dtype
+    width = BYTES.get(model.weight_dtype)
+    if width is None:
+        return Unknown(f"weights of type {model.weight_dtype} have no fixed width")
+    return model.weight_bytes // width
+
+
+def _width(spec: TrainSpec, model: ModelSpec) -> int:
+    """Return bytes of one weight: the dtype of the spec, or of the checkpoint."""
+    dtype = spec.model.dtype
+    if dtype == "auto":
+        stored = model.weight_dtype
+        dtype_name = "float32" if isinstance(stored, Unknown) else stored
+        return BYTES.get(dtype_name, 4)
+    return BYTES[dtype]
+
+
+def _trained(spec: TrainSpec, total: Amount, measurement: Measurement | None) -> Amount:
+    if not spec.lora:
+        return total
+    if spec.lora.targets != "auto":
+        return Unknown("the size of adapters on named layers is not computed")
+    if measurement is None:
+        return Unknown("the size of the adapters needs the layers' shapes")
+    return measurement.lora_parameters(spec.lora.r)
+
+
+def _activations(settings: Any, model: ModelSpec) -> tuple[Amount, str]:
+    factor = CHECKPOINTED if settings.gradient_checkpointing else STORED
+    formula = f"batch x max_length x hidden x layers x {factor}"
+    if isinstance(model.hidden_size, Unknown):
+        return model.hidden_size, formula
+    if isinstance(model.layers, Unknown):
+        return model.layers, formula
+    tokens: int = settings.per_device_train_batch_size * settings.max_length
+    return tokens * model.hidden_size * model.layers * factor, formula
+
+
+def _tile(settings: Any, model: ModelSpec) -> tuple[Amount, str]:
+    formula = f"min(tokens, {TILE_TOKENS}) x min(V, {TILE_VOCABULARY}) x 2"
+    if isinstance(model.vocab_size, Unknown):
+        return model.vocab_size, formula
+    tokens = settings.per_device_train_batch_size * settings.max_length
+    rows, columns = min(tokens, TILE_TOKENS), min(model.vocab_size, TILE_VOCABULARY)
+    return rows * columns * 2, formula
+
+
+def _kv(settings: Any, model: ModelSpec) -> tuple[Amount, str]:
+    formula = "completions at once x cache of max_length tokens"
+    if not isinstance(settings, GRPOSettings):
+        return 0, "no generation in this phase"
+    if isinstance(model.attention, Unknown):
+        return model.attention, formula
+    completions = (settings.per_device_train_batch_size or 1) * (
+        settings.steps_per_generation or 1
+    )
+    return completions * model.attention.kv_bytes(settings.max_length or 0), formula
+
+
+def _reference(spec: TrainSpec, settings: Any, weights: Amount) -> tuple[Amount, str]:
+    if not isinstance(settings, GRPOSettings) or not settings.beta:
+        return 0, "no reference (beta is 0)"
+    if spec.lora:
+        return 0, "the reference is the model with its adapters off"
+    return weights, "a second copy of the weights (beta > 0, all weights train)"
+
+
+def _vllm(settings: Any, gpu_bytes: int | None) -> tuple[Amount, str]:
+    trainer = settings.trainer
+    if not trainer.get("use_vllm") or trainer.get("vllm_mode") == "server":
+        return 0, "no vLLM on this GPU"
+    share = trainer.get("vllm_gpu_memory_utilization", 0.3)
+    formula = f"{share} x memory of the GPU"
+    if gpu_bytes is None:
+        return Unknown("the GPU is not known", "give its memory"), formula
+    return int(share * gpu_bytes), formula
+
+
+def _times(factor: int, amount: Amount) -> Amount:
+    return amount if isinstance(amount, Unknown) else factor * amount
+
+
+def _sum(amounts: list[Amount]) -> Amount:
+    total = 0
+    for amount in amounts:
+        if isinstance(amount, Unknown):
+            return amount
+        total += amount
+    return total
