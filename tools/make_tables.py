@@ -2,7 +2,8 @@
 
 The command and the bundler never import torch. What they must know about the
 pinned libraries is read here once and kept as JSON in `carl_bundle/spec/tables`.
-A test fails when the tables are not what this module would write.
+The JSON Schema of `carl.yaml` is published the same way. A test fails when a file is
+not what this module would write.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from carl_bundle.spec.schema import render_schema
 from tools.tables.model_types import model_types
 from tools.tables.trl_fields import trl_fields
 
-TABLES = Path(__file__).parent.parent / "carl_bundle" / "spec" / "tables"
+ROOT = Path(__file__).parent.parent
+TABLES = ROOT / "carl_bundle" / "spec" / "tables"
 
-GENERATORS: dict[str, Callable[[], dict[str, Any]]] = {
-    "model_types.json": model_types,
-    "trl_fields.json": trl_fields,
+GENERATED: dict[Path, Callable[[], str]] = {
+    TABLES / "model_types.json": lambda: render(model_types()),
+    TABLES / "trl_fields.json": lambda: render(trl_fields()),
+    ROOT / "docs" / "carl.schema.json": render_schema,
 }
 
 
@@ -49,11 +53,9 @@ def _compact(value: Any) -> str:
 
 
 def main() -> int:
-    """Write every table; print which ones changed."""
-    TABLES.mkdir(exist_ok=True)
-    for name, generate in GENERATORS.items():
-        path = TABLES / name
-        text = render(generate())
+    """Write every file; print which ones changed."""
+    for path, generate in GENERATED.items():
+        text = generate()
         changed = not path.exists() or path.read_text(encoding="utf-8") != text
         path.write_bytes(text.encode())
         print(f"{'wrote' if changed else 'unchanged'} {path.name}", file=sys.stderr)

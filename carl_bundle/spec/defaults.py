@@ -96,7 +96,8 @@ GRPO_COMMON: dict[str, Any] = {
 }
 """GRPO settings that do not depend on the model."""
 
-LORA_LEARNING_RATE_FACTOR = 10.0
+LORA_SFT = {**SFT, "learning_rate": 2e-4}
+LORA_GRPO = {**GRPO, "learning_rate": 1e-5}
 """Adapters take about ten times the learning rate of full training."""
 
 EMBEDDED_EVAL_ITEMS = 1000
@@ -116,10 +117,14 @@ def resolve(spec: TrainSpec) -> TrainSpec:
     lora = spec.lora
     if lora is None:
         lora = False if embedded else LoraSettings()
-    factor = LORA_LEARNING_RATE_FACTOR if lora and not embedded else 1.0
-    grpo_numbers = {**GRPO_COMMON, **(EMBEDDED_GRPO if embedded else GRPO)}
-    sft = _fill(spec, spec.sft, EMBEDDED_SFT if embedded else SFT, factor)
-    grpo = _fit_grpo(spec, _fill(spec, spec.grpo, grpo_numbers, factor))
+    if embedded:
+        sft_numbers, grpo_numbers = EMBEDDED_SFT, EMBEDDED_GRPO
+    elif lora:
+        sft_numbers, grpo_numbers = LORA_SFT, LORA_GRPO
+    else:
+        sft_numbers, grpo_numbers = SFT, GRPO
+    sft = _fill(spec, spec.sft, sft_numbers)
+    grpo = _fit_grpo(spec, _fill(spec, spec.grpo, {**GRPO_COMMON, **grpo_numbers}))
     grpo_data = spec.grpo.data or spec.data
     rewards = spec.rewards
     if not rewards and grpo_data.is_builtin:
@@ -147,15 +152,11 @@ def resolve(spec: TrainSpec) -> TrainSpec:
     )
 
 
-def _fill(
-    spec: TrainSpec, phase: PhaseT, numbers: dict[str, Any], factor: float
-) -> PhaseT:
+def _fill(spec: TrainSpec, phase: PhaseT, numbers: dict[str, Any]) -> PhaseT:
     """Fill the None fields of a phase; a chosen horizon keeps the other one None."""
     update: dict[str, Any] = {
         key: value for key, value in numbers.items() if getattr(phase, key) is None
     }
-    if "learning_rate" in update:
-        update["learning_rate"] *= factor
     if phase.max_steps is not None or phase.num_train_epochs is not None:
         update.pop("max_steps", None)
         update.pop("num_train_epochs", None)

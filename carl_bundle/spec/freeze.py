@@ -80,25 +80,34 @@ def _freeze_model(model: ModelSettings, report: Callable[[str], None]) -> ModelS
         raise SpecError(
             [Problem("model.id", f"{message} trained", quantization.remedy)]
         )
-    architecture, thinking = found.architecture, found.thinking
-    frozen = FrozenModel(
-        commit=files.commit,
-        tokenizer_commit=tokenizer_commit,
-        config_sha256=found.config_sha256,
-        chat_template_sha256=found.chat_template_sha256,
-        model_type=architecture.model_type,
-        architecture=known(architecture.name),
-        auto_class=_loadable(architecture.auto_class),
-        thinking=(
-            "none"
-            if thinking is None
-            else "unknown" if isinstance(thinking, Unknown) else thinking.mode
-        ),
-        quantization=quantization.method if quantization else None,
-        vocab_size=known(found.vocab_size),
-        context_length=known(found.context_length),
-    )
+    frozen = describe(found).model_copy(update={"tokenizer_commit": tokenizer_commit})
     return model.model_copy(update={"frozen": frozen, "revision": files.commit})
+
+
+def describe(model: ModelSpec) -> FrozenModel:
+    """Return what a spec keeps of a model.
+
+    Raises:
+        SpecError: No recipe trains this kind of model.
+    """
+    thinking = model.thinking
+    mode: Literal["none", "switchable", "always", "unknown"] = "none"
+    if isinstance(thinking, Unknown):
+        mode = "unknown"
+    elif thinking is not None:
+        mode = thinking.mode
+    return FrozenModel(
+        commit=model.commit,
+        config_sha256=model.config_sha256,
+        chat_template_sha256=model.chat_template_sha256,
+        model_type=model.architecture.model_type,
+        architecture=known(model.architecture.name),
+        auto_class=_loadable(model.architecture.auto_class),
+        thinking=mode,
+        quantization=model.quantization.method if model.quantization else None,
+        vocab_size=known(model.vocab_size),
+        context_length=known(model.context_length),
+    )
 
 
 def _loadable(

@@ -230,7 +230,7 @@ def _dtype(config: ConfigReader, text: ConfigReader) -> str | Unknown:
             value = reader.name(name)
             if value is not None:
                 return value
-    return Unknown("config.json names no dtype")
+    return Unknown("config.json names no dtype", "set model.dtype")
 
 
 def _weight_bytes(files: ModelFiles) -> int | Unknown:
@@ -247,7 +247,7 @@ def _weight_bytes(files: ModelFiles) -> int | Unknown:
             return size
     if files.weight_bytes is not None:
         return files.weight_bytes
-    return Unknown("no safetensors are at hand")
+    return Unknown("no safetensors are at hand", "download the weights")
 
 
 def _template(files: ModelFiles) -> str | None:

@@ -32,7 +32,11 @@ class Thinking:
 
 
 class TemplateError(Exception):
-    """A chat template cannot be rendered; the message says why."""
+    """A chat template cannot be rendered; the message says why, in plain letters."""
+
+    def __init__(self, error: Exception) -> None:
+        reason = "".join(c if c.isprintable() else " " for c in str(error)[:200])
+        super().__init__(f"{type(error).__name__}: {reason}")
 
 
 def detect_thinking(template: str, tokens: dict[str, str]) -> Thinking:
@@ -63,9 +67,9 @@ def detect_thinking(template: str, tokens: dict[str, str]) -> Thinking:
                 if _differs(compiled, tokens, name, on, off):
                     return Thinking("switchable", name)
     except (jinja2.TemplateError, ArithmeticError, LookupError) as error:
-        raise TemplateError(f"{type(error).__name__}: {error}") from error
+        raise TemplateError(error) from error
     except (TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise TemplateError(f"{type(error).__name__}: {error}") from error
+        raise TemplateError(error) from error
     tail = plain[-40:]
     opened = tail.rfind("<think") > tail.rfind("</think")
     return Thinking("always" if opened else "none")

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 ValueT = TypeVar("ValueT")
 
-MEASURE = "run `carl inspect --measure`, which builds the model without its weights"
+MEASURE = "add --measure, which builds the model without its weights"
 
 
 @dataclass(frozen=True)
