@@ -4,23 +4,13 @@ from __future__ import annotations
 
 
 class CarlError(Exception):
-    """Base of every error raised on purpose.
-
-    Args:
-        message: What is wrong and where, in one sentence.
-        remedy: What the reader can do about it.
-        exit_code: The process exit code; the class decides it by default.
-    """
+    """What is wrong, in one sentence; `remedy` says what to do about it."""
 
     exit_code = 70
 
-    def __init__(
-        self, message: str, *, remedy: str = "", exit_code: int | None = None
-    ) -> None:
+    def __init__(self, message: str, *, remedy: str = "", exit_code: int = 0) -> None:
         super().__init__(message)
-        self.remedy = remedy
-        if exit_code is not None:
-            self.exit_code = exit_code
+        self.remedy, self.exit_code = remedy, exit_code or self.exit_code
 
 
 class UsageError(CarlError):

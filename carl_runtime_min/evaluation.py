@@ -7,7 +7,13 @@ from typing import Any
 import torch
 
 from carl_runtime_min.field import order_parameter, token_field
-from carl_runtime_min.verdict import mcnemar, paired_bootstrap
+from carl_runtime_min.verdict import (
+    mcnemar,
+    paired_bootstrap,
+    pass_rate_bounds,
+    verdict,
+    wilson_interval,
+)
 
 
 @torch.no_grad()
@@ -21,7 +27,7 @@ def sample_answers(
         temperature 1 where the decoding is greedy).
     """
     torch.manual_seed(seed)
-    model.eval()
+    model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer.padding_side = "left"
     tau, size, answers = settings["temperature"], settings["batch_size"], []
     warm = {"do_sample": True, "temperature": tau, "top_k": 0, "top_p": 1.0}
@@ -97,3 +103,23 @@ def paired_verdict(
         "p_value": better,
         "gain_interval": paired_bootstrap(before, after, alpha, seed),
     }
+
+
+def rate_verdict(scores: list[float], settings: dict[str, Any]) -> dict[str, Any]:
+    """Is the pass rate at least `threshold`? Exact one-sided bounds at level alpha."""
+    passes, n = sum(x >= settings["item_pass"] for x in scores), len(scores)
+    threshold, alpha = settings["threshold"], settings["alpha"]
+    return {
+        "verdict": verdict(passes, n, threshold, alpha),
+        "items": n,
+        "pass_rate": passes / n,
+        "bounds": pass_rate_bounds(passes, n, alpha),
+        "wilson": wilson_interval(passes, n, 2 * alpha),
+    }
+
+
+def both_verdicts(paired: dict[str, Any], rate: dict[str, Any]) -> dict[str, Any]:
+    """PASS only if both pass, FAIL if one fails."""
+    either = {paired["verdict"], rate["verdict"]}
+    worst = next(v for v in ("FAIL", "INCONCLUSIVE", "PASS") if v in either)
+    return {**paired, **rate, "verdict": worst}

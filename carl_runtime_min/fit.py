@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import shutil
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,153 +19,106 @@ from carl_runtime_min.run import (
 )
 from carl_runtime_min.supervisor import StopRequest
 
+SHOWN = ("loss", "mean_token_accuracy", "reward", "phi", "carl/weight")
 
-def device_settings(bf16: bool | None) -> dict[str, Any]:
-    """Trainer arguments that depend on this machine: CUDA if there, else the CPU."""
-    cuda = torch.cuda.is_available()
-    if bf16 is None:
-        bf16 = cuda and torch.cuda.is_bf16_supported()
-    return {"use_cpu": not cuda, "dataloader_pin_memory": cuda, "bf16": bf16}
+
+def head_width(model: Any) -> int:
+    """V: the rows of the output head, padding included."""
+    return int(model.get_output_embeddings().weight.shape[0])
+
+
+def training_arguments(run: RunDir, settings: dict[str, Any]) -> dict[str, Any]:
+    """The spec's trainer arguments, and those that depend on this machine."""
+    cuda, bf16 = torch.cuda.is_available(), settings["bf16"]
+    return {
+        **settings["trainer"],
+        "output_dir": str(run.checkpoints),
+        "use_cpu": not cuda,
+        "dataloader_pin_memory": cuda,
+        "bf16": cuda and torch.cuda.is_bf16_supported() if bf16 is None else bf16,
+    }
 
 
 class Observer:
     """A trainer callback: every event it does not define is ignored."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("on_"):
-            return lambda *args, **kwargs: None
-        raise AttributeError(name)
+        if not name.startswith("on_"):
+            raise AttributeError(name)
+        return lambda *args, **kwargs: None
 
 
 class Recorder(Observer):
-    """Trainer callback: records metrics, completes checkpoints, heeds requests to stop.
+    """Records metrics with Φ, completes checkpoints, heeds requests to stop.
 
-    Args:
-        run: Where to write.
-        vocab_size: Width of the output head, for Φ from the logged entropy.
-        state: Objects with `state_dict()` that must survive a resume, by name.
-        keep: How many complete checkpoints stay on disk.
-        stop: The request to stop, or None outside a script.
+    `state` holds what must survive a resume beside the trainer's own state: objects
+    with `state_dict()`, by name. The newest `keep` checkpoints stay.
     """
 
     def __init__(
-        self,
-        run: RunDir,
-        vocab_size: int,
-        state: dict[str, Any],
-        keep: int,
-        stop: StopRequest | None,
+        self, run: RunDir, width: int, state: dict[str, Any], keep: int, stop: Any
     ) -> None:
-        self.run, self.vocab_size, self.state = run, vocab_size, state
+        self.run, self.width, self.state = run, width, state
         self.keep, self.stop, self.stopped = keep, stop, False
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        logs = kwargs["logs"]
-        if logs.get("entropy") is not None:
-            logs["phi"] = order_parameter(
-                torch.tensor(logs["entropy"]), self.vocab_size
-            ).item()
-        step = state.global_step
+        logs, step = kwargs["logs"], state.global_step
+        if logs.get("entropy") is not None:  # Φ is linear in H: the mean carries over
+            entropy = torch.tensor(logs["entropy"])
+            logs["phi"] = order_parameter(entropy, self.width).item()
         self.run.append("metrics", {"step": step, **logs})
+        facts = [f"{key} {logs[key]:.3f}" for key in SHOWN if logs.get(key) is not None]
         if self.run.rank == 0:
-            shown = ("loss", "mean_token_accuracy", "reward", "phi", "carl/weight")
-            facts = [f"{key} {logs[key]:.3f}" for key in shown if logs.get(key)]
-            print(f"{self.run.phase} {step}/{state.max_steps}", *facts, flush=True)
+            print(f"{self.run.phase} {step}/{state.max_steps} ", *facts, flush=True)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        asked = torch.tensor([float(bool(self.stop and self.stop.signal))])
+        asked = torch.tensor(float(self.stop.asked()), device=args.device)
         if torch.distributed.is_initialized():
-            asked = asked.to(args.device)
-            torch.distributed.all_reduce(asked)  # all ranks stop at the same step
+            torch.distributed.all_reduce(asked)  # all ranks stop after the same step
         if asked.item():
             self.stopped = control.should_save = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if torch.distributed.is_initialized():
             torch.distributed.barrier()
-        if self.run.rank != 0:
-            return
-        folder = self.run.checkpoints / f"checkpoint-{state.global_step}"
-        states = {name: item.state_dict() for name, item in self.state.items()}
-        write_json(folder / "carl_state.json", states)
-        write_json(folder / COMPLETE, {"step": state.global_step})
-        for old in complete_checkpoints(self.run.checkpoints)[: -self.keep]:
-            (old / COMPLETE).unlink()  # first, so that a crash leaves no half of one
-            shutil.rmtree(old)
-
-
-class GuardedTracker:
-    """Passes every event to a tracker until it fails; a failure never stops the run."""
-
-    def __init__(self, tracker: Any) -> None:
-        self.tracker = tracker
-
-    def __getattr__(self, event: str) -> Any:
-        def call(*args: Any, **kwargs: Any) -> None:
-            if self.tracker is None:
-                return
-            try:
-                getattr(self.tracker, event)(*args, **kwargs)
-            except Exception as error:
-                logging.warning("tracking stopped: %s: %s", type(error).__name__, error)
-                self.tracker = None
-
-        return call
-
-
-def trackers(names: list[str], run: RunDir) -> list[Any]:
-    """Callbacks that report to the named services; one that cannot start is left out."""
-    from transformers.integrations import get_reporting_integration_callbacks
-
-    os.environ.setdefault("TRACKIO_PROJECT", run.path.name)
-    os.environ.setdefault("WANDB_PROJECT", run.path.name)
-    started = []
-    for name in names:
-        try:
-            (callback,) = get_reporting_integration_callbacks([name])
-            started.append(GuardedTracker(callback()))
-        except Exception as error:
-            logging.warning("not tracking with %s: %s", name, error)
-    return started
+        if self.run.rank == 0:
+            folder = self.run.checkpoints / f"checkpoint-{state.global_step}"
+            states = {name: item.state_dict() for name, item in self.state.items()}
+            write_json(folder / COMPLETE, {"step": state.global_step, **states})
+            for old in complete_checkpoints(self.run.checkpoints)[: -self.keep]:
+                (old / COMPLETE).unlink()  # first: a crash must not leave half of one
+                shutil.rmtree(old)
 
 
 def fit(
     trainer: Any,
     run: RunDir,
-    *,
+    settings: dict[str, Any],
     state: dict[str, Any],
-    keep: int,
-    report_to: list[str],
-    stop: StopRequest | None,
+    stop: StopRequest,
+    callbacks: Sequence[Any] = (),
 ) -> bool:
-    """Train until the last step, the gate or a request to stop.
+    """Train until the last step, the gate or a request to stop; was it finished?
 
-    Returns:
-        True when the phase is finished and its model is saved under `run.result`,
-        False when it checkpointed because it was asked to stop.
+    The model of a finished phase is saved; of the others, the last step's checkpoint.
     """
     from transformers import PrinterCallback
 
+    recorder = Recorder(run, head_width(trainer.model), state, settings["keep"], stop)
     trainer.remove_callback(PrinterCallback)
-    width = trainer.model.get_output_embeddings().weight.shape[0]
-    recorder = Recorder(run, width, state, keep, stop)
-    start: Path | None = run.start()
-    trainer.callback_handler.callbacks.insert(0, recorder)
-    for tracker in trackers(report_to, run):
-        trainer.add_callback(tracker)
+    for callback in (recorder, *callbacks):
+        trainer.add_callback(callback)
+    start = run.start()
     if start is not None:
-        saved = read_json(start / "carl_state.json")
+        saved = read_json(start / COMPLETE)
         for name, item in state.items():
             item.load_state_dict(saved[name])
-        step = read_json(start / COMPLETE)["step"]
-        run.rewind(step)
-        print(f"{run.phase}: continuing after step {step}", flush=True)
+        run.rewind(saved["step"])
+        print(f"{run.phase}: continuing after step {saved['step']}", flush=True)
     trainer.train(resume_from_checkpoint=str(start) if start else None)
-    if recorder.stopped:
-        return False
-    trainer.save_model(str(run.result))
-    if run.rank == 0:
-        digest = weights_sha256(run.result)
-        steps = trainer.state.global_step
-        write_json(run.result / COMPLETE, {"steps": steps, "weights_sha256": digest})
-    return True
+    if not recorder.stopped:
+        result = run.path / settings["result"]
+        trainer.save_model(str(result))
+        if run.rank == 0:
+            run.summarise(weights_sha256=weights_sha256(result))
+    return not recorder.stopped

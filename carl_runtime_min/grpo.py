@@ -17,11 +17,13 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from carl_runtime_min.cascade import Cascade, damp_ties
-from carl_runtime_min.errors import CarlError, UsageError
+from carl_runtime_min.errors import CarlError
 from carl_runtime_min.field import order_parameter
+from carl_runtime_min.fit import head_width
 from carl_runtime_min.rewards import carl_reward, coherence_components
 from carl_runtime_min.run import RunDir
 
+SAMPLES = 4  # completions recorded at a time
 HOOKS = {
     "_generate": "prompts",
     "_generate_and_score_completions": "inputs",
@@ -35,180 +37,140 @@ def check_hooks(trainer_class: type) -> None:
     """Stop if TRL's private methods are not the ones this script was written for."""
     for name, expected in HOOKS.items():
         method = getattr(trainer_class, name, None)
-        found = list(inspect.signature(method).parameters)[1:] if method else []
-        if found[: expected.count(",") + 1] != expected.split(", "):
+        found = ", ".join(
+            list(inspect.signature(method).parameters)[1:] if method else []
+        )
+        if not f"{found}, ".startswith(f"{expected}, "):
             raise CarlError(
-                f"TRL's {trainer_class.__name__}.{name} takes ({', '.join(found)}), "
-                f"not ({expected}, ...)",
+                f"TRL's {trainer_class.__name__}.{name} takes ({found})",
                 remedy="install the TRL version pinned at the top of this script",
                 exit_code=4,
             )
 
 
 class CoherenceReward:
-    """R_CARL as a TRL reward function: None for every row while the field is not given.
+    """R_CARL as a TRL reward function: None for each row while no field is given.
 
-    Args:
-        vocab_size: V, the width of the output head.
-        weights: Of coherence, cloud and discontinuity.
+    `width` is V, the rows of the output head; `weights` are those of the components.
     """
 
     __name__ = "carl"
 
-    def __init__(self, vocab_size: int, weights: tuple[float, float, float]) -> None:
-        self.vocab_size, self.weights = vocab_size, weights
+    def __init__(self, width: int, weights: list[float]) -> None:
+        self.width, self.weights = width, weights
 
-    def __call__(
-        self,
-        completion_ids: list[list[int]],
-        token_logps: list[torch.Tensor] | None = None,
-        token_entropies: list[torch.Tensor] | None = None,
-        token_junctions: list[torch.Tensor] | None = None,
-        log_metric: Any = None,
-        **columns: Any,
-    ) -> list[float | None]:
-        if token_logps is None or token_entropies is None or token_junctions is None:
+    def __call__(self, completion_ids: list[Any], **given: Any) -> list[float | None]:
+        if "token_logps" not in given:
             return [None] * len(completion_ids)
-        ones = [torch.ones_like(row, dtype=torch.bool) for row in token_logps]
-        mask = pad_sequence(ones, batch_first=True)  # [B, T]
-        log_probs = pad_sequence(token_logps, batch_first=True)
-        entropy = pad_sequence(token_entropies, batch_first=True)
-        joints = pad_sequence(token_junctions, batch_first=True)
-        phi = order_parameter(entropy, self.vocab_size)
+        pad = partial(pad_sequence, batch_first=True)
+        mask = pad([torch.ones_like(row).bool() for row in given["token_logps"]])
+        log_probs, joints = pad(given["token_logps"]), pad(given["token_junctions"])
+        phi = order_parameter(pad(given["token_entropies"]), self.width)  # [B, T]
         parts = coherence_components(phi, log_probs, mask, joints)  # each [B]
+        for name, values in zip(parts._fields, parts, strict=True):
+            given["log_metric"](f"carl/{name}", values.nanmean().item())
         rewards = carl_reward(phi, log_probs, mask, self.weights, joints)  # [B]
-        if log_metric is not None:
-            for name, values in zip(parts._fields, parts, strict=True):
-                log_metric(f"carl/{name}", values.nanmean().item())
-        return [None if torch.isnan(reward) else reward.item() for reward in rewards]
+        return [None if reward != reward else reward for reward in rewards.tolist()]
 
 
 class SampledGRPO:
-    """Mixin: keeps the sampled tokens, bars non-finite rewards, records samples."""
+    """Mixin: keeps the sampled tokens, bars infinite rewards, records samples."""
 
-    run: RunDir
-    samples_every = 10
-    samples_each = 4
+    def record_in(self, run: RunDir, every: int) -> None:
+        """Write samples to `run` at each `every`-th step."""
+        self.run, self.samples_every = run, every
 
     def _generate(self, prompts: list[Any]) -> Any:
         generated = super()._generate(prompts)
-        if generated[6] is not None:
-            raise UsageError(
-                "the data holds images, which this script does not score",
-                remedy="drop the image columns",
-            )
         self.prompt_ids, self.completion_ids, self.tool_mask = generated[:3]
         return generated
 
     @torch.no_grad()
     def score(self, count: int | None = None) -> list[dict[str, torch.Tensor]]:
-        """One batched pass over the sampled tokens: the field of each completion.
+        """The field of the first `count` completions (None: of all), by one forward.
 
-        Dropout is off while scoring. Tokens of tools are scored as context and left
-        out of the result, with a junction where they were.
-
-        Args:
-            count: Only the first `count` completions; None means all.
-
-        Returns:
-            Per completion `token_logps`, `token_entropies` and `token_junctions`, each
-            [policy tokens], on the CPU.
+        Dropout is off. Tokens of tools are context: they are scored and left out.
         """
         prompts = [torch.tensor(row) for row in self.prompt_ids[:count]]
         sampled = [torch.tensor(row).long() for row in self.completion_ids[:count]]
-        present = [torch.ones_like(row, dtype=torch.bool) for row in sampled]
-        shown = [torch.ones_like(row, dtype=torch.bool) for row in prompts]
-        left, right = partial(pad_sequence, padding_side="left"), pad_sequence
-        ids = torch.cat([left(prompts, True), right(sampled, True)], 1)  # [B, P + T]
-        mask = torch.cat([left(shown, True), right(present, True)], 1)
-        longest = max(map(len, sampled))  # T
-        if longest:
-            training, device = self.model.training, self.accelerator.device
-            self.model.eval()
-            try:
-                log_probs, entropy, _ = self._get_per_token_logps_and_entropies(
-                    self.model,
-                    ids.to(device),
-                    mask.long().to(device),
-                    longest,
-                    batch_size=self.args.per_device_train_batch_size,
-                    compute_entropy=True,
-                )
-            finally:
-                self.model.train(training)
-        else:
-            log_probs = entropy = torch.zeros(len(sampled), 0)
+        pad = partial(pad_sequence, batch_first=True, padding_value=-1)
+        ids = torch.cat(
+            [pad(prompts, padding_side="left"), pad(sampled)], 1
+        )  # [B, P+T]
+        ids, length = ids.to(self.accelerator.device), max(map(len, sampled))
+        if not length:
+            return self.policy_rows(torch.zeros(len(ids), 0), torch.zeros(len(ids), 0))
+        training = self.model.training
+        self.model.eval()
+        try:
+            log_probs, entropy, _ = self._get_per_token_logps_and_entropies(
+                self.model,
+                ids.clamp(min=0),
+                (ids >= 0).long(),
+                length,
+                batch_size=self.args.per_device_train_batch_size,
+                compute_entropy=True,
+            )
+        finally:
+            self.model.train(training)
         return self.policy_rows(log_probs, entropy)
 
     def policy_rows(
         self, log_probs: torch.Tensor, entropy: torch.Tensor
     ) -> list[dict[str, torch.Tensor]]:
-        """Split padded scores [B, T] into one field per completion, policy only."""
+        """Cut padded scores, [B, T] each, into one field per completion.
+
+        A field is `token_logps`, `token_entropies` and `token_junctions`, each of the
+        length of the policy's own tokens, on the CPU.
+        """
         fields = []
         rows = zip(log_probs.float().cpu(), entropy.float().cpu(), strict=True)
         for i, (row_log_probs, row_entropy) in enumerate(rows):
-            count = len(self.completion_ids[i])
-            own = torch.tensor(self.tool_mask[i] if self.tool_mask else [1] * count)
-            places = own.nonzero().squeeze(-1)
-            gaps = places.diff(prepend=places[:1] - 1) != 1
-            fields.append(
-                {
-                    "token_logps": row_log_probs[places],
-                    "token_entropies": row_entropy[places],
-                    "token_junctions": gaps,
-                }
+            own = (
+                self.tool_mask[i]
+                if self.tool_mask
+                else [1] * len(self.completion_ids[i])
             )
+            places = torch.tensor(own).nonzero().squeeze(-1)
+            field = {"token_logps": row_log_probs[places]}
+            field["token_entropies"] = row_entropy[places]
+            field["token_junctions"] = places.diff(prepend=places[:1] - 1) != 1
+            fields.append(field)
         return fields
 
-    def _calculate_rewards(
-        self,
-        inputs: list[dict[str, Any]],
-        prompts: list[Any],
-        completions: list[Any],
-        completion_ids_list: list[list[int]],
-    ) -> torch.Tensor:
-        rewards = super()._calculate_rewards(
-            inputs, prompts, completions, completion_ids_list
-        )  # [global B, functions]
+    def _calculate_rewards(self, inputs: Any, *batch: Any) -> torch.Tensor:
+        rewards = super()._calculate_rewards(inputs, *batch)  # [global B, functions]
         broken = rewards.isinf()
-        self.count("rewards/infinite", broken.any(1))
-        rewards[broken] = torch.nan
-        self.completions, self.rewards = completions, rewards
-        return rewards
+        self.log_now("rewards/infinite", broken.any(1).sum().item())
+        self.completions, self.rewards = batch[1], rewards.masked_fill(
+            broken, torch.nan
+        )
+        return self.rewards
 
-    def count(self, name: str, rows: torch.Tensor) -> None:
-        """Log how many of the batch's rows `rows` [B] marks."""
+    def log_now(self, name: str, value: float) -> None:
         mode = "train" if self.model.training else "eval"
-        self._metrics[mode][name].append(rows.sum().item())
+        self._metrics[mode][name].append(value)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
-        batch = super()._generate_and_score_completions(inputs)
-        step = self.state.global_step
-        if self.model.training and step % self.samples_every == 0:
-            self.record_samples(inputs, batch["advantages"])
+        batch, step = (
+            super()._generate_and_score_completions(inputs),
+            self.state.global_step,
+        )
+        if step % self.samples_every == 0:
+            first = self.accelerator.process_index * len(inputs)
+            for i, field in enumerate(self.score(SAMPLES)):
+                rewards = self.rewards[first + i].tolist()
+                entropy, width = field["token_entropies"], head_width(self.model)
+                sample = {"step": step, "prompt": inputs[i]["prompt"]}
+                sample["completion"] = self.completions[i]
+                sample["token_ids"] = self.completion_ids[i]
+                sample["rewards"] = dict(
+                    zip(self.reward_func_names, rewards, strict=True)
+                )
+                sample["phi"] = order_parameter(entropy, width).tolist()
+                sample["p"] = field["token_logps"].exp().tolist()
+                self.run.append("samples", sample)
         return batch
-
-    def record_samples(
-        self, inputs: list[dict[str, Any]], advantages: torch.Tensor
-    ) -> None:
-        """Write the first completions of this batch with each token's Φ and p."""
-        first = self.accelerator.process_index * len(inputs)
-        for i, field in enumerate(self.score(self.samples_each)):
-            rewards = self.rewards[first + i].tolist()
-            phi = order_parameter(field["token_entropies"], self.vocab_size)
-            self.run.append(
-                "samples",
-                {
-                    "step": self.state.global_step,
-                    "prompt": inputs[i]["prompt"],
-                    "completion": self.completions[i],
-                    "token_ids": self.completion_ids[i],
-                    "rewards": dict(zip(self.reward_func_names, rewards, strict=True)),
-                    "advantage": advantages[i].item(),
-                    "phi": phi.tolist(),
-                    "p": field["token_logps"].exp().tolist(),
-                },
-            )
 
 
 class CoherentGRPO(SampledGRPO):
@@ -220,37 +182,27 @@ class CoherentGRPO(SampledGRPO):
     cascade: Cascade
     tie_weight: float
 
-    def _calculate_rewards(
-        self,
-        inputs: list[dict[str, Any]],
-        prompts: list[Any],
-        completions: list[Any],
-        completion_ids_list: list[list[int]],
-    ) -> torch.Tensor:
+    def _calculate_rewards(self, inputs: Any, *batch: Any) -> torch.Tensor:
         step, weights = self.state.global_step, self.reward_weights
         self.cascade.begin(step)
-        coherent = self.cascade.stage == "B"
-        if coherent:
+        if self.cascade.stage == "B":
             weights[-1] = self.cascade.weight(step)
-            fields = self.batch_field()
-            inputs = [{**row, **f} for row, f in zip(inputs, fields, strict=True)]
-        rewards = super()._calculate_rewards(
-            inputs, prompts, completions, completion_ids_list
-        )
+            fields = zip(inputs, self.batch_field(), strict=True)
+            inputs = [{**row, **field} for row, field in fields]
+        rewards = super()._calculate_rewards(inputs, *batch)
         tasks, unscored = rewards[:, :-1], rewards[:, :-1].isnan().all(1)
         total = (tasks * weights[:-1].to(tasks.device)).nansum(1)  # [global B]
         self.task_total = total.masked_fill(unscored, torch.nan)
-        if coherent:
-            unscorable = unscored | rewards[:, -1].isnan()
-            self.count("rewards/unscorable", unscorable)
-            rewards[unscorable] = torch.nan
+        if self.cascade.stage == "B":
+            unscored |= rewards[:, -1].isnan()
+            rewards[unscored] = torch.nan
         metric = self.task_total.nanmean().item()
         self.cascade.observe(metric, step)
-        log = self._metrics["train" if self.model.training else "eval"]
-        log["cascade/metric"].append(metric)
-        log["cascade/threshold"].append(self.cascade.threshold or torch.nan)
-        log["carl/stage"].append(float(coherent))
-        log["carl/weight"].append(self.cascade.weight(step))
+        self.log_now("rewards/unscored", unscored.sum().item())
+        self.log_now("cascade/metric", metric)
+        self.log_now("cascade/threshold", self.cascade.threshold or torch.nan)
+        self.log_now("carl/stage", float(self.cascade.stage == "B"))
+        self.log_now("carl/weight", self.cascade.weight(step))
         return rewards
 
     def batch_field(self) -> list[dict[str, torch.Tensor]]:
@@ -262,10 +214,13 @@ class CoherentGRPO(SampledGRPO):
         ties = self.scale_rewards == "group"
         ties |= self.multi_objective_aggregation == "normalize_then_sum"
         if ties and self.cascade.stage == "B":
-            ramp = self.cascade.weight(self.state.global_step)
-            factor = ramp / self.cascade.carl_weight * self.tie_weight
+            ramp = (
+                self.cascade.weight(self.state.global_step) / self.cascade.carl_weight
+            )
             every = torch.ones_like(self.task_total)  # [global B]
-            scale = damp_ties(every, self.task_total, self.num_generations, factor)
+            scale = damp_ties(
+                every, self.task_total, self.num_generations, ramp * self.tie_weight
+            )
             first = self.accelerator.process_index * len(inputs)
             batch["advantages"] *= scale[first : first + len(inputs)]
         return batch
@@ -279,25 +234,20 @@ class ReusedScores(CoherentGRPO):
     """
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
-        self.reused: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.reused: Any = None
         return super()._generate_and_score_completions(inputs)
 
     def _get_per_token_logps_and_entropies(
-        self, model: Any, *args: Any, compute_entropy: bool = False, **kwargs: Any
+        self, *args: Any, compute_entropy: bool = False, **kwargs: Any
     ) -> Any:
-        first = not torch.is_grad_enabled() and self.reused is None
-        scores = super()._get_per_token_logps_and_entropies(
-            model, *args, compute_entropy=compute_entropy or first, **kwargs
-        )
+        first = self.reused is None and not torch.is_grad_enabled()
+        kwargs["compute_entropy"] = compute_entropy or first
+        scores = super()._get_per_token_logps_and_entropies(*args, **kwargs)
         if first:
-            self.reused = scores[0], scores[1]
+            self.reused = scores[:2]
         return scores
 
     def batch_field(self) -> list[dict[str, torch.Tensor]]:
         if self.reused is None:
-            raise CarlError(
-                "TRL did not score the samples before the rewards, as this script "
-                "was written for",
-                remedy="render the script again for these settings",
-            )
+            raise CarlError("TRL did not score the samples before the rewards")
         return self.policy_rows(*self.reused)

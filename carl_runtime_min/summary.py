@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from carl_runtime_min.run import RunDir, read_json
+
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
@@ -25,22 +27,31 @@ def plot(values: Sequence[float], width: int = 60, height: int = 4) -> list[str]
     ]
 
 
-def print_curves(
-    records: list[dict[str, Any]], phase: str, names: dict[str, str]
-) -> None:
-    """Draw the metrics of one phase; those that it did not log are left out.
+def show_curves(records: list[dict[str, Any]], names: dict[str, str]) -> None:
+    """Draw metrics of metrics.jsonl, phase by phase: metric -> title."""
+    for phase in dict.fromkeys(record["phase"] for record in records):
+        for metric, title in names.items():
+            drawn = [
+                (record["step"], record[metric])
+                for record in records
+                if record["phase"] == phase and record.get(metric) is not None
+            ]
+            if drawn:
+                steps, values = zip(*drawn, strict=True)
+                print(f"\n{phase}: {title} from {values[0]:.3f} to {values[-1]:.3f}")
+                print(*(f"  │{line}" for line in plot(values)), sep="\n")
+                print(f"  └ steps {steps[0]} to {steps[-1]},", end=" ")
+                print(f"lowest {min(values):.3f}, highest {max(values):.3f}")
 
-    Args:
-        records: Lines of metrics.jsonl.
-        phase: The phase to draw.
-        names: Metric -> title.
-    """
-    for metric, title in names.items():
-        seen = [r for r in records if r["phase"] == phase and r.get(metric) is not None]
-        if seen:
-            values = [record[metric] for record in seen]
-            first, last = seen[0]["step"], seen[-1]["step"]
-            print(f"\n{phase}: {title}, {values[0]:.3f} to {values[-1]:.3f}")
-            print(*(f"  │{line}" for line in plot(values)), sep="\n")
-            print(f"  └ step {first} to {last}, drawn {min(values):.3f} to", end=" ")
-            print(f"{max(values):.3f}")
+
+def show_run(run: RunDir, report: dict[str, Any]) -> None:
+    """The whole run on one screen: curves, gate, cascade and verdict."""
+    names = {"mean_token_accuracy": "token accuracy", "reward": "reward", "phi": "Φ"}
+    show_curves(run.records("metrics"), {**names, "carl/weight": "weight of CARL"})
+    summary = read_json(run.path / "summary.json") or {}
+    print(f"\ngate: fired at step {summary.get('gate_step')}")
+    if "stage" in summary:
+        opened = summary.get("cascade_step")
+        print(f"cascade: stage {summary['stage']}, opened at step {opened}")
+    for name, value in report.items():
+        print(f"{name}: {value}")

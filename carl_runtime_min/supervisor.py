@@ -1,4 +1,4 @@
-"""The parent process: starts each phase, passes signals on, reports one exit code."""
+"""The parent process: starts each phase, passes signals on, leaves no orphan."""
 
 from __future__ import annotations
 
@@ -7,96 +7,71 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 
+from carl_runtime_min.errors import CarlError
 from carl_runtime_min.run import read_json
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
-def worker_command(script: str, phase: str, arguments: list[str]) -> list[str]:
-    """The command that runs `phase`: under torchrun when several GPUs are visible."""
-    gpus = torch.cuda.device_count()
-    launcher = [sys.executable]
-    if gpus > 1 and "WORLD_SIZE" not in os.environ:
+
+def supervise(command: list[str], path: Path, lock: int) -> int:
+    """Run one phase in a process group of its own; return the code that it wrote.
+
+    The first signal is passed on, so that the phase can checkpoint; a second one ends
+    the group. On several GPUs the phase runs under torchrun.
+    """
+    gpus, launcher = torch.cuda.device_count(), [sys.executable]
+    if gpus > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone"]
         launcher += ["--nproc_per_node", str(gpus)]
-    return [*launcher, script, "--phase", phase, *arguments]
-
-
-def supervise(command: list[str], run_path: Path, lock: int) -> int:
-    """Run one phase to its end in a process group of its own.
-
-    The first TERM, INT or USR1 is passed on, so that the phase can checkpoint; a
-    second one kills the group. Nothing of the phase outlives this call.
-
-    Returns:
-        The code that rank 0 wrote to exit.json, or 70 if it could not.
-    """
-    (run_path / "exit.json").unlink(missing_ok=True)
-    environment = {**os.environ, "CARL_SUPERVISOR": str(os.getpid())}
+    (path / "exit.json").unlink(missing_ok=True)
     child = subprocess.Popen(
-        command, env=environment, start_new_session=True, pass_fds=(lock,)
+        launcher + command,
+        env={**os.environ, "CARL_SUPERVISOR": str(os.getpid())},
+        start_new_session=True,
+        pass_fds=(lock,),
     )
-    received: list[int] = []
+    received = []
 
-    def forward(number: int, frame: FrameType | None) -> None:
+    def forward(number: int, frame: Any) -> None:
         received.append(number)
-        kind = number if len(received) == 1 else signal.SIGKILL
-        os.killpg(child.pid, kind)
+        os.killpg(child.pid, number if len(received) == 1 else signal.SIGKILL)
 
-    asked = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    previous = {number: signal.signal(number, forward) for number in asked}
-    try:
-        status = child.wait()
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)  # whatever the phase left behind
-    report = read_json(run_path / "exit.json")
-    if report is not None:
-        return int(report["code"])
-    print(
-        f"error: the phase ended with status {status} and wrote no exit.json"
-        + (" (killed: out of memory?)" if status == -signal.SIGKILL else ""),
-        "  fix: run the same command again; it continues from the last checkpoint",
-        sep="\n",
-        file=sys.stderr,
-    )
-    return 130 if signal.SIGINT in received else 70
-
-
-def end_with_supervisor() -> None:
-    """Stop this process soon after its supervisor is gone, however that happened."""
-
-    def watch(parent: int) -> None:
-        while True:
-            try:
-                os.kill(parent, 0)
-            except ProcessLookupError:
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
-            time.sleep(1.0)
-
-    parent = os.environ.get("CARL_SUPERVISOR")
-    if parent:
-        threading.Thread(target=watch, args=(int(parent),), daemon=True).start()
+    for number in STOP_SIGNALS:
+        signal.signal(number, forward)
+    status = child.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)  # whatever the phase left behind
+    report = read_json(path / "exit.json")
+    if report is None:
+        raise CarlError(
+            f"the phase ended with status {status} (-9: killed, out of memory?)",
+            remedy="run the same command again: it goes on from the last checkpoint",
+            exit_code=130 if signal.SIGINT in received else 70,
+        )
+    return int(report["code"])
 
 
 class StopRequest:
-    """Notes a polite request to stop; the second one ends the process at once."""
+    """A polite request to stop: a signal came, or the supervisor is gone."""
 
     def __init__(self) -> None:
-        self.signal: int | None = None
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            signal.signal(number, self._note)
+        self.received, self.parent = 0, int(os.environ.get("CARL_SUPERVISOR", 0))
+        for number in STOP_SIGNALS:
+            signal.signal(number, self.note)
 
-    def _note(self, number: int, frame: Any) -> None:
-        if self.signal is not None:
-            os._exit(130 if number == signal.SIGINT else 85)
-        self.signal = number
+    def note(self, number: int, frame: Any) -> None:
+        if self.received:
+            os._exit(85)  # asked twice: at once; the last checkpoint is whole
+        self.received = number
+
+    def asked(self) -> bool:
+        try:
+            os.kill(self.parent or os.getpid(), 0)
+        except ProcessLookupError:
+            return True
+        return bool(self.received)

@@ -18,51 +18,38 @@ def completion_text(completion: str | list[dict[str, Any]]) -> str:
 
 
 class TaskReward:
-    """A scorer of one completion as a TRL reward function over a batch.
+    """A scorer of one completion, as a TRL reward function over a batch.
 
-    Args:
-        name: What the metrics call it.
-        scorer: (text, token count, row of the data set) -> score, None if unscorable.
-        column: The column that a row must hold, or None.
+    `scorer` takes the text, the number of tokens and the row's `column`, and gives a
+    score, or None where the row cannot be scored.
     """
 
     def __init__(
-        self,
-        name: str,
-        scorer: Callable[[str, int, Any], float | None],
-        column: str | None = None,
+        self, name: str, scorer: Callable[..., float | None], column: str = ""
     ) -> None:
         self.__name__, self.scorer, self.column = name, scorer, column
 
     def __call__(
-        self,
-        completions: list[Any],
-        completion_ids: list[list[int]],
-        **columns: Any,
+        self, completions: list[Any], completion_ids: list[Any], **columns: Any
     ) -> list[float | None]:
         if self.column and self.column not in columns:
-            raise UsageError(
-                f"reward {self.__name__} needs the column {self.column!r}, "
-                f"the data has: {', '.join(sorted(columns))}",
-                remedy=f"map it: data.columns.{self.column}: <name of your column>",
-            )
-        expected = columns[self.column] if self.column else [None] * len(completions)
-        texts = map(completion_text, completions)
-        counts = map(len, completion_ids)
+            remedy = f"set data.columns.{self.column} to the name of your column"
+            message = f"reward {self.__name__}: the data has no column {self.column!r}"
+            raise UsageError(message, remedy=remedy)
+        expected = columns.get(self.column, completions)
+        texts, counts = map(completion_text, completions), map(len, completion_ids)
         return list(map(self.scorer, texts, counts, expected))
 
 
 def exact_answer_reward(options: dict[str, Any]) -> TaskReward:
     """1 if the text, or what `extract` finds last in it, equals the row's answer."""
-    extract = options.get("extract") and re.compile(options["extract"], re.DOTALL)
+    extract = options["extract"] and re.compile(options["extract"], re.DOTALL)
 
     def scorer(text: str, count: int, answer: Any) -> float | None:
-        if answer is None:
-            return None
         if extract:
-            found = list(extract.finditer(text))
-            text = (found[-1].group(extract.groups and 1) or "") if found else ""
-        return float(bool(text) and text.strip() == str(answer).strip())
+            found = [""] + [hit[extract.groups and 1] for hit in extract.finditer(text)]
+            text = found[-1] or ""
+        return None if answer is None else float(text.strip() == str(answer).strip())
 
     return TaskReward("exact_answer", scorer, "answer")
 
@@ -70,15 +57,15 @@ def exact_answer_reward(options: dict[str, Any]) -> TaskReward:
 def pattern_reward(options: dict[str, Any]) -> TaskReward:
     """1 if the text holds `pattern`; with `full`, if the whole text is one match."""
     compiled = re.compile(options["pattern"], re.DOTALL)
-    find = compiled.fullmatch if options.get("full") else compiled.search
-    return TaskReward("pattern", lambda text, count, _: float(bool(find(text))))
+    find = compiled.fullmatch if options["full"] else compiled.search
+    return TaskReward("pattern", lambda text, count, row: float(bool(find(text))))
 
 
 def length_reward(options: dict[str, Any]) -> TaskReward:
     """1 up to `target` tokens, then falling to 0 at `target + tolerance` tokens."""
     target, tolerance = options["target"], options["tolerance"]
 
-    def scorer(text: str, count: int, _: Any) -> float:
+    def scorer(text: str, count: int, row: Any) -> float:
         return max(0.0, min(1.0, 1 - (count - target) / tolerance))
 
     return TaskReward("length", scorer)

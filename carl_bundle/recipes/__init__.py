@@ -1,0 +1,26 @@
+"""Recipes: from a frozen spec to the plan of one script."""
+
+from __future__ import annotations
+
+from carl_bundle.recipes.config import configuration
+from carl_bundle.recipes.plan import Plan, UserFunction
+from carl_bundle.recipes.structure import structure
+from carl_bundle.spec.train_spec import TrainSpec
+
+__all__ = ["Plan", "UserFunction", "plan", "structure"]
+
+
+def plan(spec: TrainSpec) -> Plan:
+    """The plan of a frozen spec's script."""
+    from carl_bundle.spec.defaults import resolve
+
+    resolved = resolve(spec)
+    functions = [reward.function for reward in resolved.rewards if reward.function]
+    return Plan(
+        recipe=spec.method,
+        template="train.py.jinja",
+        choices=structure(resolved),
+        config=configuration(resolved, spec),
+        user_code=tuple(UserFunction(*name.rsplit(":", 1)) for name in functions),
+        dependencies=spec.dependencies,
+    )

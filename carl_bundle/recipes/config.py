@@ -1,0 +1,174 @@
+"""The CONFIG literal: what a script is told, phase by phase."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from typing import Any
+
+from carl_bundle.spec.blocks import DataSettings, LoraSettings, Reward
+from carl_bundle.spec.phases import GRPOSettings, PhaseSettings
+from carl_bundle.spec.train_spec import TrainSpec
+
+OWN_FIELDS = {"data", "bf16", "save_total_limit", "trainer"}
+"""Fields of a phase that the script reads itself; the others are TRL's."""
+
+FIXED: dict[str, Any] = {
+    "save_strategy": "steps",
+    "report_to": "none",
+    "disable_tqdm": True,
+    "save_total_limit": None,
+}
+"""Trainer arguments that every script sets: it records and prunes by itself."""
+
+
+def configuration(spec: TrainSpec, frozen: TrainSpec) -> dict[str, Any]:
+    """CONFIG of a resolved spec; `frozen` is the same spec as it was given."""
+    config: dict[str, Any] = {
+        "name": spec.name,
+        "run_dir": spec.run_dir,
+        "seed": spec.seed,
+        "model": model_block(spec),
+    }
+    if isinstance(spec.lora, LoraSettings):
+        config["lora"] = spec.lora.model_dump(mode="json")
+    if spec.method != "grpo":
+        config["sft"] = sft_block(spec)
+    if spec.method != "sft":
+        config["grpo"] = grpo_block(spec)
+    if spec.method == "pipeline":
+        config["eval"] = eval_block(spec)
+        if spec.push.enabled:
+            config["push"] = spec.push.model_dump(mode="json", exclude={"enabled"})
+    config["self_test"] = reference_vectors(spec.method)
+    config["spec"] = frozen.document()
+    return config
+
+
+def model_block(spec: TrainSpec) -> dict[str, Any]:
+    model, frozen = spec.model, spec.model.frozen
+    revision = frozen.commit if frozen and frozen.commit else model.revision
+    return {
+        "id": model.id,
+        "revision": revision,
+        "dtype": model.dtype,
+        "adapter": bool(spec.lora),
+        "attention": model.attention,
+        "tokenizer": model.tokenizer,
+        "loading": {"trust_remote_code": True} if model.trust_remote_code else {},
+    }
+
+
+def data_block(data: DataSettings) -> dict[str, Any]:
+    return data.model_dump(mode="json", exclude={"sha256"})
+
+
+def phase_block(
+    spec: TrainSpec, phase: PhaseSettings, trainer: dict[str, Any], last: bool
+) -> dict[str, Any]:
+    """What both training phases have in common."""
+    name = "grpo" if isinstance(phase, GRPOSettings) else "sft"
+    block: dict[str, Any] = {
+        "data": data_block(phase.data or spec.data),
+        "bf16": phase.bf16,
+        "keep": phase.save_total_limit,
+        "result": "model" if last else f"checkpoints/{name}/model",
+    }
+    if spec.report_to != ("none",):
+        block["report_to"] = [name for name in spec.report_to if name != "none"]
+    given = phase.model_dump(mode="json", exclude=OWN_FIELDS, exclude_none=True)
+    fixed = {**FIXED, "seed": spec.seed}
+    block["trainer"] = {**given, **phase.trainer, **fixed, **trainer}
+    return block
+
+
+def sft_block(spec: TrainSpec) -> dict[str, Any]:
+    phase, gate = spec.sft, spec.gate
+    block = phase_block(spec, phase, {}, last=spec.method == "sft")
+    if (phase.data or spec.data).is_builtin:
+        steps, rows = phase.max_steps, phase.per_device_train_batch_size or 1
+        rows *= phase.gradient_accumulation_steps or 1
+        block["rows"] = rows * steps if steps else (phase.data or spec.data).limit or 4096
+    if gate.mode == "threshold":
+        block["gate"] = {
+            "threshold": gate.threshold,
+            "window": gate.window,
+            "min_above": gate.min_above,
+        }
+    return {**block, "metric": gate.metric, "stop": gate.stop}
+
+
+def grpo_block(spec: TrainSpec) -> dict[str, Any]:
+    phase, carl = spec.grpo, spec.carl
+    weights = [reward.weight for reward in spec.rewards]
+    trainer = {"reward_weights": weights + [carl.weight] * carl.enabled}
+    block = phase_block(spec, phase, trainer, last=True)
+    block["trainer"].pop("max_length", None)
+    if (phase.data or spec.data).is_builtin:
+        steps, rows = phase.max_steps, phase.per_device_train_batch_size or 1
+        rows *= phase.gradient_accumulation_steps or 1
+        prompts = rows // (phase.num_generations or 1)
+        block["rows"] = prompts * steps if steps else spec.data.limit or 1024
+    block["samples_every"] = 10
+    block["rewards"] = [reward_block(reward) for reward in spec.rewards]
+    if carl.enabled:
+        block["carl"] = {"weights": list(carl.weights), "tie_weight": carl.tie_weight}
+        block["cascade"] = cascade_block(spec)
+    return block
+
+
+def reward_block(reward: Reward) -> dict[str, Any]:
+    if reward.function is not None:
+        return {"name": None, "function": reward.function.rpartition(":")[2]}
+    block: dict[str, Any] = {"name": reward.name}
+    if reward.name == "exact_answer":
+        block["extract"] = reward.extract
+    elif reward.name == "pattern":
+        block.update(pattern=reward.pattern, full=reward.full)
+    else:
+        block.update(target=reward.target, tolerance=reward.tolerance or reward.target)
+    return block
+
+
+def cascade_block(spec: TrainSpec) -> dict[str, Any]:
+    """Arguments of the cascade; scorers of the user's own have no known maximum."""
+    carl = spec.carl
+    bounded = all(reward.function is None for reward in spec.rewards)
+    total = sum(reward.weight for reward in spec.rewards if reward.weight > 0)
+    return {
+        "carl_weight": carl.weight,
+        "warmup_steps": carl.warmup_steps,
+        "carl_start": carl.carl_start,
+        "open_by": carl.open_by,
+        "maximum": total if bounded else None,
+    }
+
+
+def eval_block(spec: TrainSpec) -> dict[str, Any]:
+    settings, data = spec.eval, spec.eval.data or spec.data
+    tokens = settings.max_new_tokens or spec.grpo.max_completion_length
+    block: dict[str, Any] = {
+        "data": {**data_block(data), "limit": settings.items},
+        "temperature": settings.temperature,
+        "batch_size": 250 if spec.model.is_builtin else 8,
+        "max_new_tokens": tokens,
+        "item_pass": settings.item_pass,
+        "alpha": settings.alpha,
+        "weights": [reward.weight for reward in spec.rewards],
+    }
+    if data.is_builtin:
+        block["rows"] = settings.items
+    if settings.threshold is not None:
+        block["threshold"] = settings.threshold
+    return block
+
+
+def reference_vectors(method: str) -> dict[str, Any]:
+    """The vectors that the script's self-test needs."""
+    path = files("carl_bundle.recipes") / "self_test.json"
+    vectors: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if method == "sft":
+        return {name: vectors[name] for name in ("vocab_size", "entropy", "phi")}
+    if method == "grpo":
+        return {k: v for k, v in vectors.items() if k not in ("logits", "token_ids")}
+    return vectors

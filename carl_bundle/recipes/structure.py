@@ -1,0 +1,51 @@
+"""The choices that decide which code a script holds; everything else is CONFIG."""
+
+from __future__ import annotations
+
+from carl_bundle.spec.blocks import DataSettings
+from carl_bundle.spec.train_spec import TrainSpec
+
+
+def source_kind(data: DataSettings | None) -> str:
+    """Where rows come from: "builtin", "file" or "hub"."""
+    if data is None or data.is_builtin:
+        return "builtin"
+    return "file" if data.is_file else "hub"
+
+
+def trl_scores_first(spec: TrainSpec) -> bool:
+    """Whether TRL itself scores the samples before the rewards are computed.
+
+    It does when a batch of samples outlives one optimizer step. Not usable where
+    truncated completions are masked: that pass sees them as padding.
+    """
+    grpo = spec.grpo
+    window = (grpo.steps_per_generation or 1) * (grpo.num_iterations or 1)
+    misaligned = (grpo.gradient_accumulation_steps or 1) % window != 0
+    return misaligned and not grpo.mask_truncated_completions
+
+
+def structure(spec: TrainSpec) -> dict[str, str | bool]:
+    """The choices of a resolved spec."""
+    method, pipeline = spec.method, spec.method == "pipeline"
+    rewards = {reward.name for reward in spec.rewards}
+    return {
+        "method": method,
+        "model": "builtin" if spec.model.is_builtin else "pretrained",
+        "adapter": bool(spec.lora),
+        "sft_source": source_kind(spec.sft.data),
+        "grpo_source": source_kind(spec.grpo.data),
+        "eval_source": source_kind(spec.eval.data),
+        "gate": spec.gate.mode,
+        "gate_required": pipeline and spec.gate.on_miss == "stop",
+        "carl": spec.carl.enabled,
+        "reuse_scores": spec.carl.enabled and trl_scores_first(spec),
+        "exact_answer": "exact_answer" in rewards,
+        "pattern": "pattern" in rewards,
+        "length": "length" in rewards,
+        "user_rewards": None in rewards,
+        "tracking": spec.report_to != ("none",),
+        "baseline": spec.eval.baseline is not None,
+        "threshold": spec.eval.threshold is not None,
+        "push": pipeline and spec.push.enabled,
+    }
