@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -20,8 +21,7 @@ def token_field(
     """Entropy and log-probability where each token was chosen.
 
     With m = max z, s = sum e^(z-m) and t = sum e^(z-m)(z-m): H = log s - t/s and
-    log p = (z - m) - log s. Subtracting m first is what keeps float32 exact however
-    large the logits are.
+    log p = (z - m) - log s. Taking m off first keeps float32 exact at any level.
 
     Args:
         logits: [..., V]; row i predicts token i.
@@ -32,13 +32,13 @@ def token_field(
         (entropy in [0, ln V], log_probs), each [...], float32, nats. Both are NaN
         where a row holds NaN or +inf, or nothing but -inf.
     """
-    if temperature <= 0:
+    if not temperature > 0:
         raise UsageError(f"temperature must be positive, not {temperature}")
     vocab = logits.shape[-1]
     rows, ids = logits.reshape(-1, vocab), token_ids.reshape(-1, 1)  # [N, V], [N, 1]
     n = min(len(rows), CHUNK // vocab) or 1
-    scratch = torch.empty(2, n, vocab, device=logits.device)
-    entropy, log_probs = torch.empty(2, len(rows), device=logits.device)  # [N] each
+    new = partial(torch.empty, dtype=torch.float32, device=logits.device)
+    scratch, entropy, log_probs = new(2, n, vocab), new(len(rows)), new(len(rows))
     for start in range(0, len(rows), n):
         here = slice(start, start + n)
         z, e = scratch[:, : len(rows[here])]  # [n, V] each
@@ -48,7 +48,7 @@ def token_field(
         z.clamp_(min=-200)  # e^-200 is 0 in float32, and 0 * -200 is 0: 0 * -inf is not
         s = torch.exp(z, out=e).sum(-1)  # [n]
         t = e.mul_(z).sum(-1)  # [n]
-        entropy[here] = (s.log() - t / s).clamp(0, math.log(vocab))
+        entropy[here] = (s.log() - t / s).clamp(max=math.log(vocab))
         log_probs[here] = chosen - s.log()
     return entropy.reshape(token_ids.shape), log_probs.reshape(token_ids.shape)
 

@@ -60,8 +60,10 @@ def coherence_components(
         raise UsageError("phi, log_probs and mask must share one shape [B, T]")
     mask = mask.bool()
     if (mask[:, 1:] & ~mask[:, :-1]).any():
-        remedy = "move the policy's tokens to the front of their rows"
-        raise UsageError("the mask is not right-padded", remedy=remedy)
+        raise UsageError(
+            "the mask is not right-padded",
+            remedy="move the policy's tokens to the front of their rows",
+        )
     length = mask.sum(-1)  # [B]
     phi = phi.where(mask, 0.0).double()
     log_probs = log_probs.where(mask, 0.0).double()

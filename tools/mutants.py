@@ -90,22 +90,28 @@ class Mutant:
 
 
 def nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """Nodes whose value matters: no annotation, docstring or error message."""
+    """Nodes that decide a result: no annotation, no docstring, no error."""
     for name, value in ast.iter_fields(tree):
         if name in ("annotation", "returns", "decorator_list"):
             continue
         for child in value if isinstance(value, list) else [value]:
-            silent = isinstance(child, ast.JoinedStr) or (
+            silent = isinstance(child, (ast.JoinedStr, ast.Raise)) or (
                 isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)
             )
             if isinstance(child, ast.AST) and not silent:
                 yield child
-                yield from nodes(child)
+                if not is_number(child):
+                    yield from nodes(child)
 
 
-def values(constant: ast.Constant) -> list[str]:
+def is_number(node: ast.AST) -> bool:
+    """Whether it is a literal with a sign, which changes as one constant."""
+    return isinstance(node, ast.UnaryOp) and isinstance(node.operand, ast.Constant)
+
+
+def values(constant: ast.expr) -> list[str]:
     """What to put in place of a constant."""
-    value = constant.value
+    value = ast.literal_eval(constant)
     if isinstance(value, bool):
         return [repr(not value)]
     if isinstance(value, int):
@@ -139,7 +145,7 @@ def mutants_of(module: str, source: bytes) -> list[Mutant]:
         found.extend(Mutant(module, source, a, b, other) for other in others)
 
     for node in nodes(ast.parse(source)):
-        if isinstance(node, ast.Constant):
+        if isinstance(node, ast.Constant) or is_number(node):
             found += [
                 Mutant(module, source, begin(node), end(node), v) for v in values(node)
             ]
@@ -159,11 +165,19 @@ def mutants_of(module: str, source: bytes) -> list[Mutant]:
     return sorted(found, key=lambda mutant: mutant.start)
 
 
-def relevant_tests(module: str) -> list[Path]:
-    """The module's own tests first, then those of the modules that use it."""
+def relevant_tests(module: str) -> list[str]:
+    """Whose tests to run: the module's own, then those of modules that use it."""
     users = {"field": ["trace"], "rewards": ["trace"], "gate": ["cascade"]}
-    names = [module, *users.get(module, [])]
-    return [TESTS / f"test_{name}.py" for name in names]
+    return [module, *users.get(module, [])]
+
+
+def used_by(package: Path, names: list[str]) -> list[str]:
+    """The named modules and all they import from the package."""
+    for name in names:  # grows while it is walked
+        text = (package / f"{name}.py").read_text()
+        found = re.findall(rf"from {PACKAGE.name}\.(\w+) import", text)
+        names += [other for other in found if other not in names]
+    return sorted(names)
 
 
 def try_mutant(folder: str, tests: list[Path]) -> None:
@@ -250,8 +264,11 @@ def try_all(mutants: list[Mutant], package: Path, jobs: int) -> list[Mutant]:
     ]
     keys: dict[Mutant, str] = {}
     for module in dict.fromkeys(mutant.module for mutant in mutants):
-        tests = relevant_tests(module)
-        state = digest([*used, *tests, TESTS.parent / "reference.py"])
+        names = relevant_tests(module)
+        tests = [TESTS / f"test_{name}.py" for name in names]
+        used = [package / f"{name}.py" for name in used_by(package, names)]
+        shared = [TESTS.parent / name for name in ("reference.py", "curves.py")]
+        state = digest([*used, *tests, *shared])
         trials.start(state, None, tests)
         trials.finish()
         if trials.results[state] != "survived":

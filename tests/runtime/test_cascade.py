@@ -6,7 +6,6 @@ import json
 import math
 import random
 import statistics
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -15,7 +14,8 @@ from hypothesis import strategies as st
 
 from carl_runtime_min.cascade import Cascade, damp_ties
 from carl_runtime_min.errors import UsageError
-from tests import reference
+from tests import curves, reference
+from tests.curves import Curve
 
 NAN = math.nan
 
@@ -216,39 +216,7 @@ def test_a_saved_state_is_not_shared() -> None:
     assert state["history"] == [0.5]
 
 
-N, RUNS = 300, 60
-Curve = Callable[[random.Random], list[float]]
-
-
-def noise(draw: random.Random) -> list[float]:
-    return [draw.gauss(0.3, 0.1) for _ in range(N)]
-
-
-def rate(samples: int) -> Curve:
-    return lambda draw: [
-        sum(draw.random() < 0.3 for _ in range(samples)) / samples for _ in range(N)
-    ]
-
-
-def decline(draw: random.Random) -> list[float]:
-    return [0.6 - 0.5 * t / N + draw.gauss(0, 0.1) for t in range(N)]
-
-
-def sigmoid(draw: random.Random) -> list[float]:
-    return [1 / (1 + math.exp((150 - t) / 20)) + draw.gauss(0, 0.1) for t in range(N)]
-
-
-def rise(draw: random.Random) -> list[float]:
-    return [0.1 + 0.5 * t / N + draw.gauss(0, 0.1) for t in range(N)]
-
-
-def zeros_then_rise(draw: random.Random) -> list[float]:
-    late = [0.006 * t + abs(draw.gauss(0, 0.05)) for t in range(N - 100)]
-    return [0.0] * 100 + late
-
-
-def plateau(draw: random.Random) -> list[float]:
-    return [draw.gauss(0.95, 0.01) for _ in range(N)]
+RUNS = 60
 
 
 def decisions(make: Curve) -> list[int]:
@@ -264,14 +232,22 @@ def decisions(make: Curve) -> list[int]:
 
 @pytest.mark.parametrize(
     "make",
-    [noise, rate(8), rate(64), decline, lambda _: [0.0] * N, lambda _: [0.3] * N],
+    [
+        curves.noise,
+        curves.rate(8),
+        curves.rate(64),
+        curves.decline,
+        curves.constant(0.0),
+        curves.constant(0.3),
+    ],
 )
 def test_it_seldom_opens_on_what_is_no_learning(make: Curve) -> None:
     assert len(decisions(make)) <= 0.1 * RUNS
 
 
 @pytest.mark.parametrize(
-    ("make", "median"), [(sigmoid, 124), (rise, 105), (zeros_then_rise, 111)]
+    ("make", "median"),
+    [(curves.sigmoid, 124), (curves.rise, 105), (curves.zeros_then_rise, 111)],
 )
 def test_it_opens_on_learning(make: Curve, median: int) -> None:
     steps = decisions(make)
@@ -279,7 +255,7 @@ def test_it_opens_on_learning(make: Curve, median: int) -> None:
     assert statistics.median(steps) == pytest.approx(median, abs=15)
 
 
-@pytest.mark.parametrize("make", [plateau, lambda _: [1.0] * N])
+@pytest.mark.parametrize("make", [curves.plateau, curves.constant(1.0)])
 def test_it_opens_at_once_on_a_solved_task(make: Curve) -> None:
     assert decisions(make) == [10] * RUNS
 

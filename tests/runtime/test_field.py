@@ -136,7 +136,7 @@ def test_temperature_divides_the_logits(temperature: float) -> None:
     assert torch.equal(got[1], divided[1])
 
 
-@pytest.mark.parametrize("temperature", [0.0, -1.0])
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
 def test_temperature_must_be_positive(temperature: float) -> None:
     with pytest.raises(UsageError, match="temperature must be positive"):
         token_field(torch.zeros(1, 4), torch.zeros(1).long(), temperature)
@@ -182,6 +182,17 @@ def test_chunks_do_not_show(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None
     whole = torch.stack(token_field(logits, ids))
     monkeypatch.setattr(field, "CHUNK", chunk)
     assert torch.equal(torch.stack(token_field(logits, ids)), whole)
+
+
+def test_another_default_type_changes_nothing() -> None:
+    logits, ids = gauss(3, 20)
+    want = token_field(logits, ids)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        got = token_field(logits, ids)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
 
 
 def test_logits_are_left_alone_and_no_graph_is_kept() -> None:

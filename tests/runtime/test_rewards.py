@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from carl_runtime_min.errors import UsageError
-from carl_runtime_min.field import order_parameter
+from carl_runtime_min.field import order_parameter, token_field
 from carl_runtime_min.rewards import carl_reward, coherence_components, scale_coherence
 from tests import reference
 
@@ -260,3 +260,14 @@ class TestKnownProperties:
             row = order_parameter(entropy, vocab).tolist()
             rewards.append(score(row, [-1.0] * 40))
         assert abs(rewards[0] - rewards[1]) > 1e-3
+
+    def test_the_reward_depends_on_the_temperature(self) -> None:
+        logits = torch.randn(128, 1000, generator=torch.Generator().manual_seed(0)) * 4
+        ids = logits.argmax(-1)
+        clouds = []
+        for temperature in (0.5, 1.0, 2.0):
+            entropy, log_probs = token_field(logits, ids, temperature)
+            phi = order_parameter(entropy, 1000)[None]
+            parts = coherence_components(phi, log_probs[None], torch.ones_like(phi))
+            clouds.append(parts.cloud.item())
+        assert clouds[0] > 2 * clouds[1] > 4 * clouds[2]
