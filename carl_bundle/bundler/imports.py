@@ -96,21 +96,25 @@ def _group(imports: list[Import]) -> str:
         key=lambda one: (_natural(one.module), one.alias or ""),
     )
     lines = [f"import {_aliased(one.module, one.alias)}" for one in plain]
-    modules = sorted({one.module for one in imports if one.name}, key=_natural)
-    for module in modules:
-        members = [one for one in imports if one.module == module and one.name]
-        # isort keeps a member with an alias in a statement of its own.
-        lines += _from_lines(module, [one for one in members if not one.alias])
-        for one in sorted(members, key=_member_key):
-            if one.alias:
-                lines += _from_lines(module, [one])
+    together: dict[str, list[Import]] = {}
+    statements = []
+    for one in sorted((o for o in imports if o.name), key=_member_key):
+        if one.alias:
+            # isort keeps a member with an alias in a statement of its own.
+            statements.append([one])
+        else:
+            together.setdefault(one.module, []).append(one)
+    statements += together.values()
+    for members in sorted(
+        statements, key=lambda m: (_natural(m[0].module), _member_key(m[0]))
+    ):
+        lines += _from_lines(members)
     return "\n".join(lines)
 
 
-def _from_lines(module: str, members: list[Import]) -> list[str]:
-    names = [_aliased(m.name or "", m.alias) for m in sorted(members, key=_member_key)]
-    if not names:
-        return []
+def _from_lines(members: list[Import]) -> list[str]:
+    module = members[0].module
+    names = [_aliased(one.name or "", one.alias) for one in members]
     line = f"from {module} import {', '.join(names)}"
     if len(line) <= WIDTH:
         return [line]

@@ -116,9 +116,10 @@ def _check_provided(modules: list[str], distributions: set[str]) -> None:
     missing = [m for m in modules if normalized(m) not in distributions]
     spare = len(distributions - {normalized(module) for module in modules})
     if len(missing) > spare:
+        names = ", ".join(missing)
         raise UsageError(
-            f"the code imports {missing[0]}; the spec does not say what provides it",
-            remedy=f"add the distribution of {missing[0]} to `dependencies:`",
+            f"the code imports {names}, and the spec does not say what provides that",
+            remedy=f"add what provides {names} to `dependencies:`",
         )
 
 

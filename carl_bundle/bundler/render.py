@@ -178,7 +178,7 @@ class Bundler:
         block = import_block([FUTURE, *imports], self.runtime.package)
         code = f"{block}\n\n" + "\n\n\n".join(sections)
         dependencies = requirements(
-            imported_modules(parse(code, "the script")) - user.modules,
+            self._modules(code) - user.modules,
             user.modules,
             plan.dependencies,
         )
@@ -186,6 +186,14 @@ class Bundler:
         script = f"{NOTICE}\n\n{metadata}\n{wiring.docstring}\n\n{code}\n"
         check_script(script, plan.config, cut.definitions if not library else ())
         return script
+
+    def _modules(self, code: str) -> set[str]:
+        """What code imports, the runtime itself left out."""
+        return {
+            module
+            for module in imported_modules(parse(code, "the script"))
+            if module.partition(".")[0] != self.runtime.package
+        }
 
     def _roots(self, wiring: Wiring) -> set[str]:
         roots = wiring.needs - {CONFIG}
