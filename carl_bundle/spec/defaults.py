@@ -135,7 +135,7 @@ def resolve(spec: TrainSpec) -> TrainSpec:
         update={
             "lora": lora,
             "sft": _fit_context(spec, spec.sft, sft),
-            "grpo": _fit_context(spec, spec.grpo, grpo),
+            "grpo": grpo,
             "rewards": rewards,
             "gate": spec.gate.model_copy(
                 update={"stop": spec.method == "pipeline" if stop is None else stop}
@@ -167,7 +167,8 @@ def _fill(spec: TrainSpec, phase: PhaseT, numbers: dict[str, Any]) -> PhaseT:
 
 def _fit_grpo(spec: TrainSpec, grpo: GRPOSettings) -> GRPOSettings:
     """Adjust defaults to what the spec chose: groups, windows, lengths."""
-    chosen, update = spec.grpo, {}
+    chosen = spec.grpo
+    update: dict[str, Any] = {}
     if chosen.steps_per_generation is None:
         # TRL's rule: one generation an optimizer step.
         update["steps_per_generation"] = grpo.gradient_accumulation_steps
@@ -175,15 +176,17 @@ def _fit_grpo(spec: TrainSpec, grpo: GRPOSettings) -> GRPOSettings:
         update["per_device_train_batch_size"] = _multiple(
             grpo.per_device_train_batch_size, grpo.num_generations
         )
-    if chosen.max_length is None:
-        update["max_length"] = max(
-            grpo.max_length or 1, 2 * (grpo.max_completion_length or 1)
-        )
-    grpo = grpo.model_copy(update=update)
+    completion = grpo.max_completion_length or 1
+    if chosen.max_length is None and chosen.max_completion_length is not None:
+        # As much room for the prompt as for a long completion.
+        update["max_length"] = max(grpo.max_length or 1, 2 * completion)
+    grpo = _fit_context(spec, chosen, grpo.model_copy(update=update))
+    update = {}
+    if chosen.max_completion_length is None and grpo.max_length is not None:
+        update["max_completion_length"] = min(completion, max(1, grpo.max_length // 2))
     if chosen.save_steps is None:
-        save_steps = _multiple(grpo.save_steps, generation_window(grpo))
-        grpo = grpo.model_copy(update={"save_steps": save_steps})
-    return grpo
+        update["save_steps"] = _multiple(grpo.save_steps, generation_window(grpo))
+    return grpo.model_copy(update=update)
 
 
 def _fit_context(spec: TrainSpec, chosen: PhaseT, filled: PhaseT) -> PhaseT:

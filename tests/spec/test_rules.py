@@ -1,0 +1,250 @@
+"""Rules between fields: each broken one is named, with a way out that works."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from carl_bundle.errors import SpecError
+from carl_bundle.spec.train_spec import TrainSpec
+
+HUB: dict[str, Any] = {
+    "model": "org/model",
+    "data": "org/rows",
+    "rewards": [{"name": "exact_answer"}],
+}
+FROZEN = {"config_sha256": "0" * 64, "context_length": 512}
+
+
+def spec_of(**fields: Any) -> dict[str, Any]:
+    return {**HUB, **fields}
+
+
+# where -> (a spec that breaks the rule, a word of the remedy, the spec it leads to)
+BROKEN: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
+    (
+        "rewards",
+        {"model": "a/b", "data": "c/d", "method": "grpo"},
+        "exact_answer",
+        {"model": "a/b", "data": "c/d", "method": "sft"},
+    ),
+    (
+        "grpo.per_device_train_batch_size, grpo.num_generations",
+        spec_of(grpo={"num_generations": 6, "per_device_train_batch_size": 4}),
+        "to 6",
+        spec_of(grpo={"num_generations": 6, "per_device_train_batch_size": 6}),
+    ),
+    (
+        "grpo.save_steps",
+        spec_of(grpo={"num_iterations": 4, "save_steps": 50}),
+        "48 or 52",
+        spec_of(grpo={"num_iterations": 4, "save_steps": 52}),
+    ),
+    (
+        "lora.targets",
+        spec_of(lora={"targets": ["q_proj", "model.lm_head"]}),
+        "targets: auto",
+        spec_of(lora={"targets": "auto"}),
+    ),
+    (
+        "lora.dropout",
+        spec_of(lora={"dropout": 0.1}),
+        "0.0",
+        spec_of(lora={"dropout": 0.1}, carl={"enabled": False}),
+    ),
+    (
+        "grpo.trainer.entropy_coef",
+        spec_of(grpo={"trainer": {"entropy_coef": 0.01}}),
+        "carl.enabled",
+        spec_of(grpo={"trainer": {"entropy_coef": 0.01}}, carl={"enabled": False}),
+    ),
+    (
+        "grpo.trainer.use_adaptive_entropy",
+        spec_of(grpo={"trainer": {"use_adaptive_entropy": True}}),
+        "remove it",
+        spec_of(grpo={"trainer": {"entropy_coef": 0.0}}),
+    ),
+    (
+        "carl.weights",
+        spec_of(carl={"weights": [0.5, 0.5, 0.5]}),
+        "sum to 1",
+        spec_of(carl={"weights": [0.2, 0.3, 0.5]}),
+    ),
+    (
+        "carl.carl_start, carl.cascade",
+        spec_of(carl={"cascade": "fixed"}),
+        "carl_start",
+        spec_of(carl={"cascade": "fixed", "carl_start": 20}),
+    ),
+    (
+        "carl.open_by, carl.cascade",
+        spec_of(carl={"cascade": "fixed", "carl_start": 20, "open_by": 30}),
+        "remove it",
+        spec_of(carl={"open_by": 30}),
+    ),
+    (
+        "gate.min_above, gate.window",
+        spec_of(gate={"min_above": 6}),
+        "at most 5",
+        spec_of(gate={"min_above": 5}),
+    ),
+    (
+        "eval.items, eval.threshold, eval.alpha",
+        spec_of(eval={"threshold": 0.99, "items": 100}),
+        "at least 299",
+        spec_of(eval={"threshold": 0.99, "items": 299}),
+    ),
+    (
+        "push.repo",
+        spec_of(push={"enabled": True}),
+        "owner/name",
+        spec_of(push={"enabled": True, "repo": "me/it"}),
+    ),
+    (
+        "sft.max_steps, sft.num_train_epochs",
+        spec_of(sft={"max_steps": 3, "num_train_epochs": 1}),
+        "remove one",
+        spec_of(sft={"max_steps": 3}),
+    ),
+    (
+        "sft.lr_scheduler_type",
+        spec_of(sft={"lr_scheduler_type": "cosine_with_min_lr"}),
+        "min_lr",
+        spec_of(
+            sft={
+                "lr_scheduler_type": "cosine_with_min_lr",
+                "trainer": {"lr_scheduler_kwargs": {"min_lr": 1e-6}},
+            }
+        ),
+    ),
+    (
+        "sft.max_length",
+        spec_of(model={"id": "a/b", "frozen": FROZEN}, sft={"max_length": 513}),
+        "at most 512",
+        spec_of(model={"id": "a/b", "frozen": FROZEN}, sft={"max_length": 512}),
+    ),
+    (
+        "grpo.max_completion_length, grpo.max_length",
+        spec_of(grpo={"max_completion_length": 512, "max_length": 512}),
+        "raise grpo.max_length",
+        spec_of(grpo={"max_completion_length": 512, "max_length": 600}),
+    ),
+    (
+        "lora",
+        spec_of(
+            model={"id": "a/b", "frozen": {**FROZEN, "quantization": "gptq"}},
+            lora=False,
+            method="sft",
+        ),
+        "lora: false",
+        spec_of(model={"id": "a/b", "frozen": {**FROZEN, "quantization": "gptq"}}),
+    ),
+    (
+        "model.trust_remote_code",
+        spec_of(model={"id": "a/b", "trust_remote_code": True, "revision": "main"}),
+        "40-digit",
+        spec_of(model={"id": "a/b", "trust_remote_code": True, "revision": "0" * 40}),
+    ),
+    (
+        "model.revision",
+        {"model": {"revision": "main"}},
+        "name another model",
+        {"model": {"id": "a/b", "revision": "main"}},
+    ),
+    (
+        "data.revision",
+        spec_of(data={"id": "rows.jsonl", "revision": "main"}),
+        "remove it",
+        spec_of(data={"id": "org/rows", "revision": "main"}),
+    ),
+    (
+        "report_to",
+        {"report_to": ["none", "wandb"]},
+        "remove 'none'",
+        {"report_to": ["wandb"]},
+    ),
+    (
+        "dependencies.0",
+        {"dependencies": ["numpy=1"]},
+        "PEP 508",
+        {"dependencies": ["numpy==1.26"]},
+    ),
+    (
+        "rewards.0",
+        spec_of(rewards=[{"weight": 1}]),
+        "exact_answer",
+        spec_of(rewards=[{"name": "length", "target": 9}]),
+    ),
+    (
+        "rewards.0.function",
+        spec_of(rewards=[{"function": "score"}]),
+        "path.py:function",
+        spec_of(rewards=[{"function": "rewards.py:score"}]),
+    ),
+    (
+        "rewards.0.pattern",
+        spec_of(rewards=[{"name": "pattern", "pattern": "("}]),
+        "correct it",
+        spec_of(rewards=[{"name": "pattern", "pattern": "()"}]),
+    ),
+    (
+        "rewards.0.extract",
+        spec_of(rewards=[{"name": "exact_answer", "extract": "a"}]),
+        "(...)",
+        spec_of(rewards=[{"name": "exact_answer", "extract": "(a)"}]),
+    ),
+    (
+        "rewards.0.target",
+        spec_of(rewards=[{"name": "exact_answer", "target": 3}]),
+        "remove it",
+        spec_of(rewards=[{"name": "length", "target": 3}]),
+    ),
+    (
+        "rewards.1",
+        spec_of(rewards=[{"name": "exact_answer"}, {"name": "exact_answer"}]),
+        "keep one",
+        spec_of(rewards=[{"name": "exact_answer"}]),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("where", "broken", "remedy", "mended"), BROKEN, ids=[b[0] for b in BROKEN]
+)
+def test_a_broken_rule_is_named_and_its_remedy_helps(
+    where: str, broken: dict[str, Any], remedy: str, mended: dict[str, Any]
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        TrainSpec.model_validate(broken)
+
+    assert [problem.where for problem in caught.value.problems] == [where]
+    assert remedy in caught.value.problems[0].remedy
+    TrainSpec.model_validate(mended)
+
+
+def test_grpo_without_a_reward_is_shown_three_ways_on() -> None:
+    with pytest.raises(SpecError) as caught:
+        TrainSpec(model="a/b", data="c/d", method="grpo")
+
+    remedy = caught.value.problems[0].remedy
+    assert "name: exact_answer" in remedy
+    assert "function:" in remedy
+    assert "method: sft" in remedy
+
+
+def test_rules_of_a_phase_that_does_not_run_are_silent() -> None:
+    TrainSpec.model_validate(
+        spec_of(
+            method="sft",
+            grpo={"num_generations": 6, "per_device_train_batch_size": 4},
+            lora={"targets": ["lm_head"], "dropout": 0.1},
+        )
+    )
+
+
+def test_an_access_token_in_a_spec_is_refused() -> None:
+    with pytest.raises(SpecError, match="access token") as caught:
+        TrainSpec.model_validate({"output_dir": "runs/hf_" + "a" * 30})
+
+    assert "HF_TOKEN" in caught.value.remedy
