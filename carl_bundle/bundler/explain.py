@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from carl_bundle.bundler.checks import config_of
 from carl_bundle.bundler.conditions import choices_by_line
@@ -16,6 +16,9 @@ from carl_bundle.bundler.provenance import Script
 from carl_bundle.bundler.ruler import CONFIGURATION, HEADER, WIRING, Section, is_ruler
 from carl_bundle.bundler.source import lines_of, parse
 from carl_bundle.errors import CarlError, UsageError
+
+if TYPE_CHECKING:
+    from carl_bundle.bundler.render import Bundler
 
 
 @dataclass(frozen=True)
@@ -217,6 +220,12 @@ class Explainer:
         return ways.get(name, ())
 
     @cached_property
+    def _bundler(self) -> Bundler:
+        from carl_bundle.bundler.render import Bundler
+
+        return Bundler()
+
+    @cached_property
     def _plan(self) -> Any:
         """The plan of the script's spec; None where this version cannot make it."""
         from carl_bundle import __version__
@@ -235,11 +244,11 @@ class Explainer:
     @cached_property
     def _choices(self) -> Mapping[int, frozenset[str]]:
         """For each line of the wiring in the script, the choices it depends on."""
-        from carl_bundle.bundler.render import Bundler, Wiring
+        from carl_bundle.bundler.render import Wiring
 
         if self._plan is None:
             return {}
-        bundler = Bundler()
+        bundler = self._bundler
         wiring = Wiring.parse(bundler.wiring(self._plan), self._plan.template)
         section = next(s for s in self.script.sections if s.name == WIRING)
         if wiring.body != section.text:
@@ -268,9 +277,7 @@ class Explainer:
 
     def _runtime_line(self, definition: Definition, line: int, section: Section) -> str:
         """`file:line` in the installed runtime, if it holds the same definition."""
-        from carl_bundle.bundler.render import Bundler
-
-        installed = Bundler().runtime.definitions.get(definition.name)
+        installed = self._bundler.runtime.definitions.get(definition.name)
         if installed is None or installed.text != definition.text:
             return f"{section.name} (another text than the installed one)"
         return f"{section.name}:{installed.first + line - definition.first}"

@@ -38,7 +38,10 @@ def parse(text: str, shown: str) -> ast.Module:
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None)
         where = f"{shown}:{line}" if line else shown
-        raise BundleError(f"{where}: not valid Python: {error}") from error
+        raise BundleError(
+            f"{where}: not valid Python: {getattr(error, 'msg', error)}",
+            remedy="correct that line",
+        ) from error
 
 
 def lines_of(text: str) -> list[str]:

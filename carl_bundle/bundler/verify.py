@@ -74,6 +74,8 @@ def verify(script: Script) -> Verification:
     differing = _differing(script, fresh)
     known = {finding.section for finding in damaged}
     damaged += [finding for finding in differing if finding.section not in known]
+    if script.text != fresh.text and not damaged:
+        damaged.append(Finding("blank lines or rulers", 1, RENDER))
     note = ""
     if differing and not known:
         note = "every ruler matches: another build of this version may have written it"
@@ -83,15 +85,13 @@ def verify(script: Script) -> Verification:
 
 def _differing(script: Script, fresh: Script) -> list[Finding]:
     """Sections that are not letter for letter those of the fresh render."""
-    if script.text == fresh.text:
-        return []
     found = []
     for one, other in pair_sections(script.sections, fresh.sections):
         if one is None and other is not None:
             found.append(Finding(f"{other.name} (missing)", 1, RENDER))
         elif one is not None and (other is None or one.text != other.text):
             found.append(Finding(one.name, one.line, RENDER))
-    return found or [Finding("blank lines or rulers", 1, RENDER)]
+    return found
 
 
 def pair_sections(

@@ -1,0 +1,98 @@
+"""Where a line comes from, why it is there, and which setting put it there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from carl_bundle import TrainSpec, bundle
+from carl_bundle.bundler.cut import runtime_root
+from carl_bundle.bundler.explain import Explainer, Explanation
+from carl_bundle.bundler.provenance import Script
+from carl_bundle.errors import UsageError
+
+
+def line_of(script: str, text: str) -> int:
+    return script[: script.index(text)].count("\n") + 1
+
+
+def explained(script: str, text: str) -> Explanation:
+    return Explainer(Script.parse(script)).explain(line_of(script, text))
+
+
+def test_every_line_of_a_slice_leads_to_its_source(default_script: str) -> None:
+    explainer = Explainer(Script.parse(default_script))
+    lines = default_script.split("\n")
+    checked = 0
+    for number, line in enumerate(lines[:-1], 1):
+        found = explainer.explain(number)
+        file, _, origin = found.origin.rpartition(":")
+        if found.section.startswith("carl_runtime_min/") and found.definition:
+            source = (runtime_root().parent / file).read_text().split("\n")
+            assert source[int(origin) - 1] == line
+            checked += 1
+    assert checked > 300
+
+
+def test_a_slice_is_reached_from_the_wiring(default_script: str) -> None:
+    found = explained(default_script, "def coherence_components(")
+    assert found.why[0] == "grpo"
+    assert found.why[-1] == "coherence_components"
+    assert "carl = true" in found.settings
+
+
+def test_the_wiring_names_its_template_and_its_choices(default_script: str) -> None:
+    found = explained(default_script, "    gate = PhaseTransitionGate(")
+    assert found.origin == "templates/train.py.jinja"
+    assert "gate = threshold" in found.settings
+    assert explained(default_script, "def main(").settings == ()
+
+
+def test_a_setting_is_traced_to_the_spec_or_to_a_default() -> None:
+    spec = TrainSpec.model_validate({"seed": 5, "grpo": {"learning_rate": 1e-4}})
+    script = bundle(spec)
+    start = script.index('"grpo": {')
+    place = start + script[start:].index('"learning_rate"')
+    found = Explainer(Script.parse(script)).explain(script[:place].count("\n") + 1)
+    assert found.origin == "CONFIG['grpo']['trainer']['learning_rate']"
+    assert found.settings == ("grpo.learning_rate",)
+    assert explained(script, '    "name": "carl"').settings == ("a default",)
+
+
+def test_an_import_names_who_uses_it(default_script: str) -> None:
+    found = explained(default_script, "\nimport torch\n"[1:])
+    assert "token_field" in found.why
+
+
+def test_the_header(default_script: str) -> None:
+    assert "pin" in explained(default_script, '#     "torch==').origin
+    assert "notice" in explained(default_script, "# SPDX").origin
+    assert "docstring" in explained(default_script, '"""').origin
+
+
+def test_the_overview_lists_sections_and_user_code(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import json\n\ndef mine(completions):\n"
+        "    return [float(len(json.dumps(c))) for c in completions]\n"
+    )
+    spec = TrainSpec.model_validate({"rewards": [{"function": "mine.py:mine"}]})
+    explainer = Explainer(Script.parse(bundle(spec, user_root=tmp_path)))
+    names = [part.name for part in explainer.parts()]
+    assert names[:2] == ["header", "configuration"]
+    assert names[-2:] == ["mine.py", "wiring"]
+    [user] = explainer.user_parts()
+    assert (user.imports, user.calls) == (("json",), ("float", "json.dumps", "len"))
+    assert "Gate" in {name for part in explainer.parts() for name in part.definitions}
+
+
+def test_an_edited_slice_says_so(default_script: str) -> None:
+    script = default_script.replace("def carl_reward(", "def carl_reward( ", 1)
+    assert "another text" in explained(script, "def carl_reward( ").origin
+
+
+def test_a_line_that_is_not_there(default_script: str) -> None:
+    explainer = Explainer(Script.parse(default_script))
+    for line in (0, 10**6):
+        with pytest.raises(UsageError, match="no line"):
+            explainer.explain(line)
