@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import Any, NamedTuple
 
 from carl_bundle import __version__
@@ -20,6 +21,9 @@ class Command(NamedTuple):
 
 COMMANDS = (
     Command("bundle", "core", "Write the training script of a spec."),
+    Command("init", "core", "Write a commented carl.yaml to start from."),
+    Command("inspect", "core", "What a model is, and what a spec would take."),
+    Command("schema", "core", "Print the JSON Schema of carl.yaml."),
     Command("verify", "audit", "Is a script as it was generated?"),
     Command("diff", "audit", "Compare two scripts, section by section."),
     Command("explain", "audit", "Where a line of a script comes from, and why."),
@@ -31,6 +35,11 @@ UNEXPECTED, INTERRUPTED, CLOSED_PIPE = 70, 130, 141
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `carl` and return its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(
+                encoding="utf-8", errors="backslashreplace", newline="\n"
+            )
     if not given or given[0] in ("--help", "-h"):
         print(help_text())
         return 0
@@ -50,11 +59,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
-        if os.environ.get("CARL_TRACEBACK"):
-            raise
-        print(f"error: {type(error).__name__}: {_first_line(error)}", file=sys.stderr)
-        print("  fix: run with CARL_TRACEBACK=1 for the traceback", file=sys.stderr)
-        return UNEXPECTED
+        return _unexpected(error)
+
+
+def _unexpected(error: Exception) -> int:
+    """Report an error that no command raised on purpose."""
+    from carl_bundle.cli.output import as_write_error, show_error
+
+    if os.environ.get("CARL_TRACEBACK"):
+        raise error
+    if isinstance(error, BrokenPipeError):
+        return CLOSED_PIPE
+    if isinstance(error, OSError) and (known := as_write_error("the output", error)):
+        show_error(known)
+        return known.exit_code
+    print(f"error: {type(error).__name__}: {_first_line(error)}", file=sys.stderr)
+    print("  fix: run with CARL_TRACEBACK=1 for the traceback", file=sys.stderr)
+    return UNEXPECTED
 
 
 def run(name: str, arguments: list[str]) -> int:
@@ -77,6 +98,11 @@ def run(name: str, arguments: list[str]) -> int:
     command = get_command(app)
     try:
         code = command.main(arguments, prog_name=f"carl {name}", standalone_mode=False)
+    except SystemExit as error:
+        # typer ends with 1 on a closed pipe; for us 1 is a verdict.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
     except Exception as error:
         # What typer raises for wrong usage has moved between its releases.
         message = getattr(error, "format_message", None)

@@ -97,16 +97,21 @@ def _write_device(target: Path, data: bytes) -> None:
         raise _write_error(str(target), error) from error
 
 
-def _write_error(what: str, error: OSError) -> CarlError:
+def as_write_error(what: str, error: OSError) -> CarlError | None:
+    """The error to show when a disk is full; None for another reason."""
     import errno
 
-    reason = error.strerror or str(error)
-    if errno.errorcode.get(error.errno or 0) in NO_SPACE:
-        return ConfigurationError(
-            f"cannot write {what}: {reason}", remedy="free some space and run it again"
-        )
-    return UsageError(
-        f"cannot write {what}: {reason}",
+    if errno.errorcode.get(error.errno or 0) not in NO_SPACE:
+        return None
+    return ConfigurationError(
+        f"cannot write {what}: {error.strerror}",
+        remedy="free some space and run it again",
+    )
+
+
+def _write_error(what: str, error: OSError) -> CarlError:
+    return as_write_error(what, error) or UsageError(
+        f"cannot write {what}: {error.strerror or error}",
         remedy="check that the directory exists and that you may write there",
     )
 
