@@ -58,13 +58,13 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *args: object) -> None:
         pass
 
-    def do_GET(self) -> None:  # noqa: N802 (the name that http.server calls)
+    def do_GET(self) -> None:
         self.hub.requests.append(f"{self.command} {self.path}")
         path = unquote(self.path.partition("?")[0]).strip("/")
         if path.startswith("api/models/"):
             self._info(path.removeprefix("api/models/"), self.hub.models)
         elif path.startswith("api/datasets/"):
-            names = dict.fromkeys(self.hub.datasets, {})
+            names = {name: {} for name in self.hub.datasets}
             self._info(path.removeprefix("api/datasets/"), names)
         elif "/resolve/" in path:
             repo, _, rest = path.partition("/resolve/")

@@ -106,11 +106,11 @@ def _download(
 @contextmanager
 def _explained(kind: str, repo: str, revision: str | None) -> Iterator[None]:
     """Turn errors of huggingface_hub into ours."""
-    import httpx
-    from huggingface_hub.errors import (
+    # HTTPError is that of httpx or httpx2, whichever huggingface_hub speaks.
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]
         GatedRepoError,
-        HfHubHTTPError,
         HFValidationError,
+        HTTPError,
         LocalTokenNotFoundError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
@@ -146,7 +146,7 @@ def _explained(kind: str, repo: str, revision: str | None) -> Iterator[None]:
         raise UsageError(
             f"{repo!r} is no repository id", remedy="write owner/name"
         ) from error
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except (HTTPError, OSError) as error:
         raise RemoteError(
             f"the hub does not answer for {repo}: {type(error).__name__}",
             remedy=f"try again; without network, {pin}",

@@ -85,7 +85,7 @@ def parse(text: str, source: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
-        problem = error.problem or error.context or "this is not YAML"
+        problem = ", ".join(t for t in (error.context, error.problem) if t)
         raise UsageError(f"{place}: {problem}", remedy="correct that line") from error
     except yaml.YAMLError as error:
         raise UsageError(
