@@ -40,29 +40,32 @@ class ConfigReader:
     values: dict[str, Any]
     entry: dict[str, Any]
 
+    def spellings(self, name: str) -> list[str]:
+        """Return the names under which a file may have a field."""
+        alias: dict[str, str] = self.entry.get("alias", {})
+        others = [new for new, old in alias.items() if old == name]
+        return [name, *([alias[name]] if name in alias else []), *others]
+
     def given(self, name: str) -> Any:
-        """Return what the file says of a field under either of its names, or None."""
-        alias = self.entry.get("alias", {}).get(name)
-        for key in (name, alias):
-            if key is not None and self.values.get(key) is not None:
-                return self.values[key]
-        return None
+        """Return what the file says of a field, or None."""
+        found = (self.values.get(key) for key in self.spellings(name))
+        return next((value for value in found if value is not None), None)
 
     def raw(self, name: str) -> Any:
         """Return what the file says of a field, else the class default, else None."""
         value = self.given(name)
-        if value is None and not self._nulled(name):
+        # Null in the file is not the same as leaving the field out.
+        if value is None and not any(
+            key in self.values for key in self.spellings(name)
+        ):
             value = self.entry.get("defaults", {}).get(name)
         return value
 
     def has(self, name: str) -> bool:
         """Whether the file or the class has the field at all."""
-        alias = self.entry.get("alias", {}).get(name, name)
-        return (
-            name in self.values
-            or alias in self.values
-            or name in self.entry.get("defaults", {})
-        )
+        names = self.spellings(name)
+        defaults = self.entry.get("defaults", {})
+        return any(key in self.values or key in defaults for key in names)
 
     def integer(self, name: str, minimum: int = 0) -> int | None:
         """Return a whole number of at least `minimum`, or None.
@@ -127,11 +130,4 @@ class ConfigReader:
         raise UsageError(
             f"{self.source}: {self.prefix}{name} is {shown}, not {expected}",
             remedy="replace the file: it is not what transformers wrote",
-        )
-
-    def _nulled(self, name: str) -> bool:
-        """Whether the file sets a field to null, which is not leaving it out."""
-        alias = self.entry.get("alias", {}).get(name, name)
-        return (name in self.values and self.values[name] is None) or (
-            alias in self.values and self.values[alias] is None
         )
