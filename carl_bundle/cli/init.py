@@ -8,19 +8,26 @@ from typing import Annotated
 
 import typer
 
-from carl_bundle.cli.files import write_new
+from carl_bundle.cli.output import note, write_file, write_stdout
+from carl_bundle.errors import UsageError
 
 
 def init(
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Where to write it; - is stdout.")
+        Path, typer.Option("-o", "--output", help="File to write; - is stdout.")
     ] = Path("carl.yaml"),
-    force: Annotated[bool, typer.Option(help="Overwrite an existing file.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite an existing file.")
+    ] = False,
 ) -> None:
     """Write a commented carl.yaml that `carl bundle` accepts."""
     text = files("carl_bundle.cli").joinpath("carl.yaml").read_text(encoding="utf-8")
     if str(output) == "-":
-        typer.echo(text, nl=False)
+        write_stdout(text)
         return
-    write_new(output, text, force=force)
-    typer.echo(f"wrote {output}; next: carl bundle {output} > train.py", err=True)
+    if output.exists() and not force:
+        raise UsageError(
+            f"{output} exists", remedy="choose another name with -o, or add --force"
+        )
+    write_file(output, text)
+    note(f"wrote {output}; next: carl bundle {output} > train.py")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from carl_bundle.cli.output import note, write_json, write_stdout
 from carl_bundle.errors import UsageError
 
 if TYPE_CHECKING:
@@ -54,15 +55,21 @@ def inspect(
     ] = None,
 ) -> None:
     """Show what a model is, what a spec would do with it, and what that takes."""
+    for option, number in (
+        ("--price", price),
+        ("--step-seconds", step_seconds),
+        ("--gpu-gib", gpu_gib),
+    ):
+        if number is not None and not math.isfinite(number):
+            raise UsageError(f"{option} is {number}", remedy="give a finite number")
     memory = None if gpu_gib is None else int(gpu_gib * 2**30)
     report = _report(target, measure, price, step_seconds, memory)
     if as_json:
-        typer.echo(json.dumps(_as_dict(report), ensure_ascii=False, allow_nan=False))
+        write_json(SCHEMA, **_as_dict(report))
         return
     from carl_bundle.cli.inspect_text import render
 
-    for line in render(report):
-        typer.echo(line)
+    write_stdout("".join(f"{line}\n" for line in render(report)))
 
 
 def _report(
@@ -115,8 +122,8 @@ def _spec(target: str) -> TrainSpec:
 
     if target == "-" or target.endswith((".yaml", ".yml")) or Path(target).is_file():
         loaded = load(target)
-        for note in loaded.notes:
-            typer.echo(f"note: {note}", err=True)
+        for text in loaded.notes:
+            note(text)
         return loaded.spec
     return load(flags={"model.id": target}).spec
 
@@ -125,7 +132,6 @@ def _as_dict(report: Report) -> dict[str, Any]:
     from dataclasses import asdict
 
     return {
-        "schema": SCHEMA,
         "model": report.model.as_dict() if report.model else None,
         "measurement": asdict(report.measurement) if report.measurement else None,
         "plan": report.plan.model_dump(mode="json"),

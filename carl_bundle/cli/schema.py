@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import typer
+from carl_bundle.cli.output import write_stdout
 
 
 def schema() -> None:
     """Print the JSON Schema of carl.yaml, for editors."""
     from carl_bundle.spec.schema import render_schema
 
-    typer.echo(render_schema(), nl=False)
+    write_stdout(render_schema())
