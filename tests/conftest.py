@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
+
+from tests import tiny
+
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # tiny tensors: threads only get in the way
 
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("carl", deadline=None)
 settings.load_profile("carl")
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with its tokenizer, as a local directory."""
+    return tiny.save(tmp_path_factory.mktemp("model") / "tiny")

@@ -1,0 +1,624 @@
+"""What reward functions see of a generation, and what becomes of their rewards."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from trl import GRPOTrainer
+
+from carl_runtime_min.errors import CarlError
+from carl_runtime_min.grpo import (
+    CoherenceReward,
+    CoherentGRPO,
+    ReusedScores,
+    SampledGRPO,
+    check_hooks,
+)
+from tests import reference, tiny, trainers
+from tests.trainers import lower, plain_text
+
+WIDTH = 320  # rows of the output head; the tokenizer has 300 tokens
+STEPS = {"max_steps": 3}
+WINDOW = {**STEPS, "steps_per_generation": 2, "gradient_accumulation_steps": 1}
+TWICE = {**STEPS, "num_iterations": 2}
+
+
+def adapted() -> Any:
+    """A model with adapters that change it from the start."""
+    config = LoraConfig(
+        r=4, target_modules=["q_proj", "o_proj"], init_lora_weights=False
+    )
+    torch.manual_seed(1)
+    return get_peft_model(tiny.model(), config)
+
+
+def brute_force(
+    model: Any, prompt: Any, tokens: list[int], temperature: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(log p, H) of each token: the full softmax over the logits of a plain forward."""
+    words = tiny.tokenizer()
+    start = words.apply_chat_template(prompt, add_generation_prompt=True)["input_ids"]
+    training = model.training
+    with torch.no_grad():
+        logits = model.eval()(torch.tensor([start + tokens])).logits[0].double()
+    model.train(training)
+    log_p = (logits[len(start) - 1 : -1] / temperature).log_softmax(-1)  # [T, V]
+    chosen = log_p[range(len(tokens)), tokens]
+    return chosen, -(log_p.exp() * log_p).sum(-1)
+
+
+class Witness(CoherenceReward):
+    """R_CARL, noting what it was given and what the model says at that moment."""
+
+    def __init__(self, model: Any, temperature: float = 1.0) -> None:
+        super().__init__(WIDTH, trainers.WEIGHTS)
+        self.model, self.temperature = model, temperature
+        self.rows: list[dict[str, Any]] = []
+
+    def __call__(self, completion_ids: list[Any], **given: Any) -> list[float | None]:
+        rewards = super().__call__(completion_ids, **given)
+        if "token_logps" in given:
+            for i, tokens in enumerate(completion_ids):
+                exact = brute_force(
+                    self.model, given["prompts"][i], tokens, self.temperature
+                )
+                row = {name: given[name][i] for name in given if name[:6] == "token_"}
+                self.rows.append(row)
+                row |= {"ids": tokens, "exact": exact, "reward": rewards[i]}
+        return rewards
+
+
+def close(row: dict[str, Any]) -> bool:
+    found = torch.stack([row["token_logps"], row["token_entropies"]])
+    return torch.allclose(found.double(), torch.stack(row["exact"]), atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("mixin", "make", "given"),
+    [
+        (CoherentGRPO, tiny.model, {"temperature": 0.7}),
+        (CoherentGRPO, tiny.model, {"temperature": 0.7, "top_k": 5, "top_p": 0.9}),
+        (CoherentGRPO, tiny.model, {"repetition_penalty": 1.3, "min_p": 0.05}),
+        (CoherentGRPO, tiny.model, {"gradient_checkpointing": True}),
+        (CoherentGRPO, tiny.model, {"mask_truncated_completions": True, **WINDOW}),
+        (CoherentGRPO, adapted, {**STEPS}),
+        (CoherentGRPO, adapted, {"beta": 0.1, **STEPS}),
+        (CoherentGRPO, tiny.model, {"gradient_accumulation_steps": 2}),
+        (ReusedScores, tiny.model, {"temperature": 0.7, **WINDOW}),
+        (ReusedScores, tiny.model, {"gradient_checkpointing": True, **TWICE}),
+        (ReusedScores, tiny.model, {"beta": 0.1, **TWICE}),
+        (ReusedScores, adapted, {"beta": 0.1, **WINDOW}),
+    ],
+)
+def test_rewards_see_the_full_softmax_of_exactly_the_sampled_tokens(
+    tmp_path: Path, mixin: type, make: Any, given: dict[str, Any]
+) -> None:
+    model = make()
+    witness = Witness(model, given.get("temperature", 1.0))
+    trainer = trainers.grpo(tmp_path, mixin, model=model, carl=witness, **given)
+    trainer.train()
+    generations = 2 if mixin is ReusedScores or "steps_per_generation" in given else 1
+    assert len(witness.rows) >= 8 * generations
+    ends = set(model.generation_config.eos_token_id)
+    assert any(row["ids"][-1] in ends for row in witness.rows), "no sampled EOS"
+    assert len({len(row["ids"]) for row in witness.rows}) > 1
+    for row in witness.rows:
+        assert len(row["token_logps"]) == len(row["ids"])
+        assert close(row)
+
+
+def test_the_reference_pass_of_adapters_is_another_distribution(tmp_path: Path) -> None:
+    """What gives the two beta > 0 cases above their teeth."""
+    model, prompt = adapted(), [{"role": "user", "content": "1+1?"}]
+    with_adapter = brute_force(model, prompt, [50, 51, 52])
+    with model.disable_adapter():
+        without = brute_force(model, prompt, [50, 51, 52])
+    assert (with_adapter[1] - without[1]).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("mixin", [CoherentGRPO, ReusedScores])
+def test_the_reward_is_that_of_the_field(tmp_path: Path, mixin: type) -> None:
+    model = tiny.model()
+    witness = Witness(model)
+    trainers.grpo(tmp_path, mixin, model=model, carl=witness, **WINDOW).train()
+    for row in witness.rows:
+        log_probs, entropy = (values.tolist() for values in row["exact"])
+        phi = [reference.phi_of(h, WIDTH) for h in entropy]
+        assert row["reward"] == pytest.approx(
+            reference.reward(phi, log_probs), abs=1e-3
+        )
+
+
+def test_dropout_is_off_while_the_field_is_measured(tmp_path: Path) -> None:
+    model = tiny.model(attention_dropout=0.5)
+    witness = Witness(model)
+    trainer = trainers.grpo(tmp_path, model=model, carl=witness)
+    trainer.train()
+    assert all(map(close, witness.rows))
+    trainer.model.train()
+    first, again = trainer.score(), trainer.score()
+    assert trainer.model.training
+    for a, b in zip(first, again, strict=True):
+        assert torch.equal(a["token_entropies"], b["token_entropies"])
+
+
+class Tools(GRPOTrainer):
+    """Stands for a tool that answered inside every completion."""
+
+    def _generate(self, prompts: list[Any]) -> Any:
+        out = list(super()._generate(prompts))
+        out[1] = [(ids * 12)[:12] for ids in out[1]]
+        out[2] = [[1, 1, 1, 0, 0, 1, 1, 1, 1, 0, 1, 1] for _ in out[1]]
+        out[2][1] = [1] * 12
+        out[2][2] = [0, 0] + [1] * 10
+        return tuple(out)
+
+
+@pytest.mark.parametrize("mixin", [CoherentGRPO, ReusedScores])
+def test_tokens_of_tools_are_context_and_no_part_of_the_field(
+    tmp_path: Path, mixin: type
+) -> None:
+    model = tiny.model()
+    witness = Witness(model)
+    extra = WINDOW if mixin is ReusedScores else {}
+    trainer = trainers.grpo(
+        tmp_path, mixin, model=model, carl=witness, base=Tools, **extra
+    )
+    trainer.train()
+    masks = [[1, 1, 1, 0, 0, 1, 1, 1, 1, 0, 1, 1], [1] * 12, [0, 0] + [1] * 10]
+    seams = [{3, 7}, set(), set()]  # in the compacted completion
+    for row, mask, junctions in zip(witness.rows, masks, seams, strict=False):
+        own = torch.tensor(mask).bool()
+        row["exact"] = [values[own] for values in row["exact"]]
+        assert close(row)
+        found = set(row["token_junctions"].nonzero().flatten().tolist()) - {0}
+        assert found == junctions
+        log_probs, entropy = (values.tolist() for values in row["exact"])
+        phi = [reference.phi_of(h, WIDTH) for h in entropy]
+        places = [t in junctions for t in range(len(phi))]
+        expected = reference.reward(phi, log_probs, places)
+        assert row["reward"] == pytest.approx(expected, abs=1e-3)
+
+
+class Silent(GRPOTrainer):
+    """Some completions, or all, hold no token at all."""
+
+    emptied = slice(1, 3)
+
+    def _generate(self, prompts: list[Any]) -> Any:
+        out = list(super()._generate(prompts))
+        out[1] = list(out[1])
+        out[1][self.emptied] = [[] for _ in out[1][self.emptied]]
+        return tuple(out)
+
+
+@pytest.mark.parametrize("mixin", [CoherentGRPO, ReusedScores])
+def test_an_empty_completion_scores_zero_and_harms_no_other(
+    tmp_path: Path, mixin: type
+) -> None:
+    model = tiny.model()
+    witness = Witness(model)
+    extra = WINDOW if mixin is ReusedScores else {}
+    trainers.grpo(
+        tmp_path, mixin, model=model, carl=witness, base=Silent, **extra
+    ).train()
+    assert [row["reward"] for row in witness.rows[1:3]] == [0.0, 0.0]
+    assert all(len(row["token_logps"]) == len(row["ids"]) for row in witness.rows)
+    assert all(close(row) for row in witness.rows if row["ids"])
+
+
+def test_a_batch_of_nothing_but_empty_completions_has_a_field(tmp_path: Path) -> None:
+    trainer = trainers.grpo(tmp_path)
+    trainer._generate([[{"role": "user", "content": "1+1?"}]] * 4)
+    trainer.completion_ids = [[]] * 4
+    fields = trainer.score()
+    assert [len(field["token_logps"]) for field in fields] == [0] * 4
+    columns = {name: [field[name] for field in fields] for name in fields[0]}
+    reward = CoherenceReward(WIDTH, trainers.WEIGHTS)
+    found = reward([[]] * 4, log_metric=lambda *_: None, **columns)
+    assert found == [0.0] * 4
+
+
+class Advantages(GRPOTrainer):
+    """Notes the advantages that the loss gets, per generation."""
+
+    def _compute_loss(self, model: Any, inputs: Any) -> Any:
+        self.given = [*getattr(self, "given", []), inputs["advantages"].tolist()]
+        return super()._compute_loss(model, inputs)
+
+
+class Noted:
+    """Outermost mixin: notes the advantages in the order of the completions."""
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        self.noted: list[list[float]]
+        batch = super()._generate_and_score_completions(inputs)  # type: ignore
+        self.noted = [*getattr(self, "noted", []), batch["advantages"].tolist()]
+        return batch
+
+
+def noting(mixin: type) -> type:
+    return type("Noting", (Noted, mixin), {})
+
+
+def fixed(values: list[float | None]) -> Any:
+    def table(completions: list[Any], **_: Any) -> list[float | None]:
+        return (values * len(completions))[: len(completions)]
+
+    return table
+
+
+def logged(trainer: Any, name: str) -> list[float]:
+    return [row[name] for row in trainer.state.log_history if name in row]
+
+
+STAGE_A = {"carl_start": 1000}
+UNSCALED = {"scale_rewards": "none", "max_steps": 1}
+
+
+@pytest.mark.parametrize("mixin", [SampledGRPO, CoherentGRPO])
+def test_rows_without_a_reward_get_no_advantage_and_shift_no_other(
+    tmp_path: Path, mixin: type
+) -> None:
+    values = [1.0, None, math.inf, 0.0, 1.0, 1.0, -math.inf, 0.4]
+    trainer = trainers.grpo(
+        tmp_path, noting(mixin), tasks=(fixed(values),), cascade=STAGE_A, **UNSCALED
+    )
+    trainer.train()
+    expected = [0.5, 0, 0, -0.5, 0.2, 0.2, 0, -0.4]
+    assert trainer.noted[0] == pytest.approx(expected, abs=1e-6)
+    assert logged(trainer, "rewards/infinite") == [2]
+    assert math.isfinite(logged(trainer, "reward")[0])
+
+
+def test_an_infinite_reward_leaves_the_other_functions_their_say(
+    tmp_path: Path,
+) -> None:
+    trainer = trainers.grpo(
+        tmp_path,
+        noting(CoherentGRPO),
+        tasks=(fixed([math.inf, 1.0]), fixed([0.0, 0.5])),
+        task_weights=(1.0, 2.0),
+        cascade=STAGE_A,
+        **UNSCALED,
+    )
+    trainer.train()
+    assert trainer.noted[0] == pytest.approx([-1.0, 1.0] * 4, abs=1e-6)
+    assert logged(trainer, "rewards/infinite") == [4]
+
+
+@pytest.mark.parametrize("aggregation", ["sum_then_normalize", "normalize_then_sum"])
+def test_in_stage_b_a_row_needs_a_task_reward_and_carl(
+    tmp_path: Path, aggregation: str
+) -> None:
+    """The others are normalised as if it were not there."""
+
+    class Gaps(CoherenceReward):
+        def __call__(self, completion_ids: list[Any], **given: Any) -> Any:
+            rewards = super().__call__(completion_ids, **given)
+            self.seen = [*rewards]
+            return [None, *rewards[1:]]
+
+    carl = Gaps(WIDTH, trainers.WEIGHTS)
+    tasks = [0.9, None, 0.1, 0.5, 0.3, 0.0, 1.0, 0.2]
+    trainer = trainers.grpo(
+        tmp_path,
+        noting(CoherentGRPO),
+        tasks=(fixed(tasks),),
+        carl=carl,
+        multi_objective_aggregation=aggregation,
+        **UNSCALED,
+    )
+    trainer.train()
+    found = trainer.noted[0]
+    assert found[:2] == [0.0, 0.0]
+    assert logged(trainer, "rewards/unscored") == [2]
+    if aggregation == "sum_then_normalize":
+        total = [t + 0.5 * c for t, c in zip(tasks[2:], carl.seen[2:], strict=True)]
+        pair, group = total[:2], total[2:]
+        expected = [x - sum(pair) / 2 for x in pair]
+        expected += [x - sum(group) / 4 for x in group]
+        assert found[2:] == pytest.approx(expected, abs=1e-5)
+    else:
+        assert sum(found) == pytest.approx(0, abs=1e-4)
+
+
+def test_a_field_that_is_not_finite_makes_its_row_unscored(tmp_path: Path) -> None:
+    class Broken(CoherentGRPO):
+        def batch_field(self) -> Any:
+            fields = super().batch_field()
+            fields[3]["token_entropies"][0] = math.nan
+            return fields
+
+    trainer = trainers.grpo(tmp_path, noting(Broken), **UNSCALED)
+    trainer.train()
+    assert trainer.noted[0][3] == 0.0
+    assert all(trainer.noted[0][:3])
+    assert logged(trainer, "rewards/unscored") == [1]
+
+
+def test_truncated_completions_that_are_masked_are_unscored(tmp_path: Path) -> None:
+    model = tiny.model()
+    witness = Witness(model)
+    trainer = trainers.grpo(
+        tmp_path,
+        noting(CoherentGRPO),
+        model=model,
+        carl=witness,
+        mask_truncated_completions=True,
+        **UNSCALED,
+    )
+    trainer.train()
+    ends = set(model.generation_config.eos_token_id)
+    cut = [row["ids"][-1] not in ends for row in witness.rows]
+    assert 0 < sum(cut) < len(cut)
+    assert logged(trainer, "rewards/unscored") == [sum(cut)]
+    zero = [advantage == 0 for advantage in trainer.noted[0]]
+    assert all(z for z, truncated in zip(zero, cut, strict=True) if truncated)
+
+
+class Counted(GRPOTrainer):
+    """Counts the forward passes that score tokens without training on them."""
+
+    passes = 0
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        self.passes += not torch.is_grad_enabled()
+        return super()._get_per_token_logps_and_entropies(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("mixin", "given"),
+    [
+        (CoherentGRPO, {}),
+        (CoherentGRPO, {"multi_objective_aggregation": "normalize_then_sum"}),
+        (CoherentGRPO, {"beta": 0.1}),
+        (ReusedScores, {"steps_per_generation": 2}),
+        (SampledGRPO, {}),
+    ],
+)
+def test_stage_a_changes_no_bit_and_costs_no_pass(
+    tmp_path: Path, mixin: type, given: dict[str, Any]
+) -> None:
+    plain = trainers.grpo(tmp_path / "plain", None, base=Counted, **STEPS, **given)
+    plain.train()
+    observed = trainers.grpo(
+        tmp_path / "carl",
+        mixin,
+        base=Counted,
+        cascade=STAGE_A,
+        samples_every=2,
+        **STEPS,
+        **given,
+    )
+    observed.train()
+    assert trainers.same_weights(plain.model, observed.model)
+    assert logged(plain, "reward") == logged(observed, "reward")
+    path = tmp_path / "carl" / "samples.jsonl"
+    recorded = {json.loads(line)["step"] for line in path.read_text().splitlines()}
+    assert observed.passes == plain.passes + len(recorded)
+
+
+def test_stage_b_takes_one_pass_more_or_none(tmp_path: Path) -> None:
+    def passes(mixin: type | None, **given: Any) -> int:
+        name = f"{mixin.__name__ if mixin else 'plain'}{len(given)}"
+        trainer = trainers.grpo(
+            tmp_path / name, mixin, base=Counted, samples_every=10**9, **STEPS, **given
+        )
+        trainer.train()
+        return int(trainer.passes)
+
+    sampled = 1  # at step 0
+    assert passes(CoherentGRPO) == passes(None) + 3 + sampled
+    window = {"steps_per_generation": 2}
+    assert passes(ReusedScores, **window) == passes(None, **window) + sampled
+
+
+@pytest.mark.parametrize(
+    ("given", "reused"),
+    [
+        ({}, False),
+        ({"gradient_accumulation_steps": 4}, False),
+        ({"num_iterations": 2, "save_steps": 8}, True),
+        ({"steps_per_generation": 4, "gradient_accumulation_steps": 2}, True),
+        (
+            {
+                "steps_per_generation": 4,
+                "gradient_accumulation_steps": 2,
+                "mask_truncated_completions": True,
+            },
+            False,
+        ),
+    ],
+)
+def test_scripts_reuse_scores_exactly_where_trl_makes_usable_ones(
+    given: dict[str, Any], reused: bool
+) -> None:
+    from carl_bundle import TrainSpec
+    from carl_bundle.recipes import structure
+    from carl_bundle.spec.defaults import resolve
+
+    spec = TrainSpec(method="grpo", grpo=given)
+    assert structure(resolve(spec))["reuse_scores"] is reused
+
+
+RAMP = {"carl_start": 0, "warmup_steps": 4}
+STILL = {"learning_rate": 0.0, "max_steps": 5}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"multi_objective_aggregation": "normalize_then_sum"},
+        {
+            "multi_objective_aggregation": "normalize_then_sum",
+            "scale_rewards": "none",
+        },
+    ],
+)
+def test_where_task_rewards_tie_the_advantages_grow_linearly(
+    tmp_path: Path, given: dict[str, Any]
+) -> None:
+    class Spread(CoherenceReward):
+        def __call__(self, completion_ids: list[Any], **given: Any) -> Any:
+            return fixed([0.0, 0.3, 0.6, 0.9])(completion_ids)
+
+    trainer = trainers.grpo(
+        tmp_path,
+        noting(CoherentGRPO),
+        tasks=(plain_text,),
+        carl=Spread(WIDTH, trainers.WEIGHTS),
+        cascade=RAMP,
+        **STILL,
+        **given,
+    )
+    trainer.train()
+    norms = [math.hypot(*advantages) for advantages in trainer.noted]
+    final = norms[-1]
+    ramp = [norm / final for norm in norms]
+    assert ramp == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0], rel=0.003)
+    undamped = math.hypot(*list(trainer._logs["advantages"])[-8:])
+    assert final == pytest.approx(0.5 * undamped, rel=1e-4)
+    assert undamped == pytest.approx(math.sqrt(6), rel=0.1)  # CARL at full size
+
+
+def test_only_tied_groups_are_damped(tmp_path: Path) -> None:
+    tasks = fixed([0.3, 0.3, 0.3, 0.3, 0.1, 0.2, 0.3, 0.4])
+    trainer = trainers.grpo(
+        tmp_path, noting(CoherentGRPO), tasks=(tasks,), cascade=RAMP, max_steps=1
+    )
+    trainer.train()
+    undamped = list(trainer._logs["advantages"])
+    scale = [a / b for a, b in zip(trainer.noted[0], undamped, strict=True)]
+    assert scale == pytest.approx([0.25 * 0.5] * 4 + [1.0] * 4, rel=1e-4)
+
+
+@pytest.mark.parametrize("scale", ["batch", "none"])
+def test_nothing_is_damped_where_groups_are_not_scaled(
+    tmp_path: Path, scale: str
+) -> None:
+    trainer = trainers.grpo(
+        tmp_path,
+        noting(CoherentGRPO),
+        tasks=(plain_text,),
+        cascade=RAMP,
+        scale_rewards=scale,
+        max_steps=1,
+    )
+    trainer.train()
+    assert trainer.noted[0] == pytest.approx(list(trainer._logs["advantages"]))
+
+
+def test_the_cascade_opens_in_training_and_is_logged_each_step(tmp_path: Path) -> None:
+    trainer = trainers.grpo(
+        tmp_path,
+        tasks=(plain_text,),
+        task_weights=(2.0,),
+        cascade={"carl_start": 2, "warmup_steps": 2, "carl_weight": 0.5},
+        max_steps=5,
+    )
+    trainer.train()
+    assert logged(trainer, "carl/stage") == [0, 0, 1, 1, 1]
+    assert logged(trainer, "carl/weight") == [0, 0, 0.25, 0.5, 0.5]
+    assert logged(trainer, "cascade/metric") == [0.5] * 5
+    seen = logged(trainer, "rewards/carl/mean")
+    assert [x is None for x in seen] == [True, True, False, False, False]
+    reward = logged(trainer, "reward")
+    assert reward[:2] == [0.5, 0.5]
+    assert reward[2] == pytest.approx(0.5 + 0.25 * seen[2], abs=1e-5)
+    for name in ("coherence", "cloud", "discontinuity"):
+        assert all(0 <= x <= 1 for x in logged(trainer, f"carl/{name}"))
+
+
+def test_an_adaptive_cascade_opens_on_the_task_reward_alone(tmp_path: Path) -> None:
+    """Solved from the start: ten generations in stage A, whatever CARL would say."""
+    trainer = trainers.grpo(
+        tmp_path,
+        tasks=(fixed([1.0]),),
+        cascade={"maximum": 1.0, "warmup_steps": 1},
+        max_steps=12,
+        max_completion_length=2,
+    )
+    trainer.train()
+    assert logged(trainer, "carl/stage") == [0] * 10 + [1, 1]
+    assert (trainer.cascade.opened_at, trainer.cascade.reason) == (10, "solved")
+
+
+def test_samples_tell_what_was_generated_and_how(tmp_path: Path) -> None:
+    def no_constant(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    model = tiny.model()
+    trainer = trainers.grpo(
+        tmp_path,
+        model=model,
+        tasks=(fixed([0.5, None]),),
+        cascade={"carl_start": 2, "warmup_steps": 1},
+        learning_rate=0.0,
+        max_steps=4,
+        samples_every=2,
+        temperature=0.7,
+    )
+    trainer.train()
+    lines = (tmp_path / "samples.jsonl").read_text().splitlines()
+    samples = [json.loads(line, parse_constant=no_constant) for line in lines]
+    assert len({sample["step"] for sample in samples}) == 2
+    for sample in samples:
+        exact = brute_force(model, sample["prompt"], sample["token_ids"], 0.7)
+        assert sample["p"] == pytest.approx(exact[0].exp().tolist(), abs=1e-5)
+        phi = [reference.phi_of(h, WIDTH) for h in exact[1].tolist()]
+        assert sample["phi"] == pytest.approx(phi, abs=1e-5)
+        assert set(sample["rewards"]) == {"table", "carl"}
+        text = tiny.tokenizer().decode(sample["token_ids"], skip_special_tokens=True)
+        assert sample["completion"] == [{"role": "assistant", "content": text}]
+    half = len(samples) // 2
+    assert {s["rewards"]["carl"] for s in samples[:half]} == {None}
+    assert samples[half]["rewards"]["table"] == 0.5
+    assert samples[half]["rewards"]["carl"] > 0
+    assert samples[half + 1]["rewards"] == {"table": None, "carl": None}
+
+
+def test_the_pinned_trl_has_the_hooks() -> None:
+    check_hooks(GRPOTrainer)
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("_generate", lambda self, inputs: None),
+        ("_calculate_rewards", lambda self, inputs, prompts, completions: None),
+        (
+            "_get_per_token_logps_and_entropies",
+            lambda self, model, input_ids, attention_mask, batch_size: None,
+        ),
+        ("_generate_and_score_completions", None),
+    ],
+)
+def test_a_changed_hook_stops_the_script_before_it_trains(
+    name: str, method: Any
+) -> None:
+    changed = type("GRPOTrainer", (GRPOTrainer,), {name: method})
+    with pytest.raises(CarlError, match=f"GRPOTrainer.{name} takes") as refused:
+        check_hooks(changed)
+    assert refused.value.exit_code == 4
+    assert "TRL version" in refused.value.remedy
+
+
+def test_a_script_that_reuses_scores_says_so_when_trl_makes_none(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(CarlError, match="TRL did not score"):
+        trainers.grpo(tmp_path, ReusedScores).train()
+
+
+def test_conversations_are_scored_as_text_of_the_last_message(tmp_path: Path) -> None:
+    trainer = trainers.grpo(tmp_path, cascade=STAGE_A, tasks=(lower,), max_steps=1)
+    trainer.train()
+    assert 0 < logged(trainer, "rewards/lower/mean")[0] < 1

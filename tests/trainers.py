@@ -1,0 +1,117 @@
+"""Trainers in this process: the runtime's mixins on a tiny model, made in a moment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from carl_runtime_min.cascade import Cascade
+from carl_runtime_min.fit import head_width
+from carl_runtime_min.grpo import CoherenceReward, CoherentGRPO
+from carl_runtime_min.run import RunDir
+from tests import tiny
+
+WEIGHTS = [0.5, 0.3, 0.2]
+
+
+def lower(completions: list[Any], **_: Any) -> list[float]:
+    """A task reward without a plateau: the share of lower-case letters."""
+    texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
+    return [sum(x.islower() for x in text) / max(1, len(text)) for text in texts]
+
+
+def plain_text(completions: list[Any], **_: Any) -> list[float]:
+    """A task reward that tells no two completions apart."""
+    return [0.25] * len(completions)
+
+
+def chats(count: int = 24) -> Any:
+    """Rows with a conversational `prompt` and an `answer`."""
+    from datasets import Dataset
+
+    rows = tiny.questions(count)
+    for row in rows:
+        row["prompt"] = [{"role": "user", "content": row["prompt"]}]  # type: ignore
+    return Dataset.from_list(rows)
+
+
+def run_dir(folder: Path, phase: str = "grpo", resume: str = "auto") -> RunDir:
+    folder.mkdir(parents=True, exist_ok=True)
+    return RunDir(folder, phase, 0, resume)
+
+
+def arguments(run: RunDir, **given: Any) -> dict[str, Any]:
+    """Trainer arguments as a script sets them, for a CPU and a test."""
+    common = {
+        "output_dir": str(run.checkpoints),
+        "max_steps": 2,
+        "learning_rate": 1e-2,
+        "lr_scheduler_type": "constant",
+        "logging_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": 1000,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "bf16": False,
+        "dataloader_pin_memory": False,
+        "gradient_checkpointing": False,
+        "seed": 7,
+    }
+    return common | given
+
+
+def grpo(
+    folder: Path,
+    mixin: type | None = CoherentGRPO,
+    *,
+    model: Any = None,
+    tasks: tuple[Any, ...] = (lower,),
+    task_weights: tuple[float, ...] = (1.0,),
+    carl: Any = None,
+    cascade: dict[str, Any] | None = None,
+    samples_every: int = 1000,
+    base: type | None = None,
+    **given: Any,
+) -> Any:
+    """A GRPO trainer; without `mixin` it is TRL's own. CARL starts at step 0.
+
+    A cascade that does not say `carl_start` is adaptive, and thus in stage A here.
+    """
+    from trl import GRPOConfig, GRPOTrainer
+
+    run = run_dir(folder)
+    model = tiny.model() if model is None else model
+    if given.get("beta") and not hasattr(model, "peft_config"):
+        model.save_pretrained(folder / "base")  # TRL reads the reference from there
+        model.config._name_or_path = str(folder / "base")
+    base = base or GRPOTrainer
+    kind = type("Trainer", (mixin, base), {}) if mixin else base
+    rewards, weights = list(tasks), list(task_weights)
+    coherent = mixin is not None and issubclass(mixin, CoherentGRPO)
+    if coherent:
+        rewards.append(carl or CoherenceReward(head_width(model), WEIGHTS))
+        weights.append(0.5)
+    sizes = {"per_device_train_batch_size": 8, "num_generations": 4}
+    options = {"max_completion_length": 12, "reward_weights": weights, **sizes}
+    trainer = kind(
+        model,
+        rewards,
+        args=GRPOConfig(**arguments(run, **(options | given))),
+        train_dataset=chats(),
+        processing_class=tiny.tokenizer(),
+    )
+    if coherent:
+        trainer.cascade = Cascade(**(cascade or {"carl_start": 0, "warmup_steps": 1}))
+        trainer.tie_weight = 0.5
+    if mixin:
+        trainer.record_in(run, samples_every)
+    return trainer
+
+
+def same_weights(a: Any, b: Any) -> bool:
+    """Whether two models hold the same numbers, bit for bit."""
+    pairs = zip(a.state_dict().items(), b.state_dict().items(), strict=True)
+    return all(x == y and torch.equal(v, w) for (x, v), (y, w) in pairs)
