@@ -43,7 +43,8 @@ def prepared(
 ) -> Any:
     """Rename columns to ours, cut to `limit`, turn plain text into conversations.
 
-    Text stays text for a tokenizer without a chat template.
+    Text stays text for a tokenizer without a chat template. A prompt that is a whole
+    conversation loses its last answer.
     """
     names = {theirs: ours for ours, theirs in source["columns"].items()}
     wanted = [*names, *(name for name in needed if name not in names.values())]
@@ -64,6 +65,8 @@ def prepared(
             text = row[name]
             if isinstance(text, str):
                 text = [{"role": roles[name], "content": text}]
+            if name == "prompt" and text[-1]["role"] == "assistant":
+                text = text[:-1]
             prefix = system if name == "prompt" and source["system_prompt"] else []
             shaped[name] = prefix + text
         return shaped

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 
-def show_plan(config: dict[str, Any], phases: list[str]) -> None:
-    """Print the settings of every phase."""
-    print(f"run {config['name']} in {config['run_dir']}, seed {config['seed']}")
-    for phase in phases:
-        print(f"\n{phase}")
-        settings = config[phase]
-        for name, value in {**settings, **settings.get("trainer", {})}.items():
-            if name != "trainer":
-                print(f"  {name}: {value}")
+def show_plan(config: dict[str, Any]) -> None:
+    """Print the settings, without the reference vectors and the spec."""
+    plan = {k: v for k, v in config.items() if k not in ("self_test", "spec")}
+    print(json.dumps(plan, indent=2, ensure_ascii=False))
 
 
 def show_row(tokenizer: Any, row: dict[str, Any]) -> None:
@@ -21,20 +17,20 @@ def show_row(tokenizer: Any, row: dict[str, Any]) -> None:
 
     Warns when no end-of-sequence token is among them: such a model never stops.
     """
-    render, chat = tokenizer.apply_chat_template, not isinstance(row.get("prompt"), str)
-    if "messages" in row:
-        ids = render(row["messages"], tokenize=True, return_dict=False)
-        start = 0
-    elif chat:
-        start = len(render(row["prompt"], add_generation_prompt=True)["input_ids"])
-        turns = row["prompt"] + row.get("completion", [])
-        last = "completion" not in row
-        ids = render(turns, add_generation_prompt=last)["input_ids"]
+    prompt, learned = row.get("prompt", []), row.get("completion") or row.get(
+        "messages"
+    )
+    if isinstance(prompt, str):
+        start = len(tokenizer(prompt)["input_ids"])
+        ids = tokenizer(prompt + (learned or ""))["input_ids"]
+        ids += [tokenizer.eos_token_id] * bool(learned)  # TRL appends it to plain text
     else:
-        start = len(tokenizer(row["prompt"])["input_ids"])
-        ids = tokenizer(row["prompt"] + row.get("completion", ""))["input_ids"]
-    seen, learned = tokenizer.decode(ids[:start]), tokenizer.decode(ids[start:])
-    print(f"\none row, {len(ids)} tokens:\n{seen}⟦{learned}⟧" if learned else seen)
-    if chat and learned and tokenizer.eos_token_id not in ids[start:]:
-        print(f"warning: the end of a turn is not {tokenizer.eos_token!r}, the end of")
-        print("  sequence: what is trained may never stop. Check the chat template.")
+        render = tokenizer.apply_chat_template
+        shown = render(prompt, add_generation_prompt=True, return_dict=False)
+        ids = render(prompt + learned, return_dict=False) if learned else shown
+        start = len(shown) if prompt else 0
+    seen, new = tokenizer.decode(ids[:start]), tokenizer.decode(ids[start:])
+    print(f"\none row, {len(ids)} tokens:\n{seen}⟦{new}⟧" if learned else f"\n{seen}")
+    if learned and tokenizer.eos_token_id not in ids[start:]:
+        print(f"warning: a turn ends without {tokenizer.eos_token!r}: what is trained")
+        print("  may never stop; check the chat template and the end-of-sequence token")

@@ -21,12 +21,17 @@ from carl_runtime_min.errors import CarlError
 from carl_runtime_min.run import RunDir, claim, file_sha256, read_json, write_json
 from carl_runtime_min.supervisor import StopRequest, supervise
 
-SETTINGS = {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+SETTINGS = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+}
 LIBRARIES = {"torch", "transformers", "trl", "peft", "accelerate", "datasets"}
 
 
 def parse_arguments(description: str | None, run_dir: str) -> argparse.Namespace:
-    """The command line of a script."""
+    """The command line of a script; it also keeps libraries from reporting home."""
+    os.environ.update(SETTINGS)
     as_written = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         description=description, formatter_class=as_written
@@ -77,7 +82,6 @@ def lead(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) ->
 
 def work(args: argparse.Namespace, phase: Callable[[RunDir, StopRequest], int]) -> int:
     """Run one phase in this process; leave its exit code in the run directory."""
-    os.environ.update(SETTINGS)
     warnings.simplefilter("ignore", FutureWarning)  # of libraries that are pinned here
     rank, path = int(os.environ.get("RANK", 0)), args.run_dir.resolve()
     run, stop = RunDir(path, args.phase, rank, args.resume), StopRequest()

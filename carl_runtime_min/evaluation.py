@@ -15,49 +15,47 @@ from carl_runtime_min.verdict import (
     wilson_interval,
 )
 
+UNDECIDED = "INCONCLUSIVE"
+
 
 @torch.no_grad()
 def sample_answers(
     model: Any, tokenizer: Any, rows: Any, settings: dict[str, Any], seed: int
 ) -> list[dict[str, Any]]:
-    """Sample one completion per row; at temperature 0, take the likeliest tokens.
+    """One completion per row: its `text`, its `token_ids` and `phi`, their mean Φ.
 
-    Returns:
-        Per row: `text`, `token_ids` and `phi`, the mean Φ of its tokens (measured at
-        temperature 1 where the decoding is greedy).
+    At temperature 0 the likeliest tokens are taken, and Φ is measured at temperature 1.
     """
     torch.manual_seed(seed)
     model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer.padding_side = "left"
-    tau, size, answers = settings["temperature"], settings["batch_size"], []
-    warm = {"do_sample": True, "temperature": tau, "top_k": 0, "top_p": 1.0}
+    tau, size, eos = (
+        settings["temperature"],
+        settings["batch_size"],
+        tokenizer.eos_token_id,
+    )
+    options = {"max_new_tokens": settings["max_new_tokens"], "do_sample": tau > 0}
+    options |= {"temperature": tau, "top_k": 0, "top_p": 1.0} if tau > 0 else {}
+    answers = []
     for start in range(0, len(rows), size):
         prompts = rows[start : start + size]["prompt"]
-        if isinstance(prompts[0], str):
-            batch = tokenizer(prompts, return_tensors="pt", padding=True)
-        else:
-            batch = tokenizer.apply_chat_template(
-                prompts,
-                add_generation_prompt=True,
-                return_tensors="pt",
-                return_dict=True,
-                padding=True,
+        chat = not isinstance(prompts[0], str)
+        if chat:
+            prompts = tokenizer.apply_chat_template(
+                prompts, add_generation_prompt=True, tokenize=False
             )
-        batch = batch.to(model.device)
+        tokenizer.padding_side = "left"
+        batch = tokenizer(
+            prompts, return_tensors="pt", padding=True, add_special_tokens=not chat
+        ).to(model.device)
         width = batch["input_ids"].shape[1]  # P
-        out = model.generate(
-            **batch,
-            max_new_tokens=settings["max_new_tokens"],
-            **(warm if tau > 0 else {"do_sample": False}),
-        )  # [B, P + T]
+        out = model.generate(**batch, **options)  # [B, P + T]
         sampled = out[:, width:]
         mask = torch.cat([batch["attention_mask"], torch.ones_like(sampled)], 1)
         logits = model(out, attention_mask=mask).logits[:, width - 1 : -1]  # [B, T, V]
         entropy, _ = token_field(logits, sampled, tau or 1.0)  # [B, T]
         phi = order_parameter(entropy, logits.shape[-1])
         for tokens, field in zip(sampled.tolist(), phi, strict=True):
-            if tokenizer.eos_token_id in tokens:
-                tokens = tokens[: tokens.index(tokenizer.eos_token_id) + 1]
+            tokens = tokens[: [*tokens, eos].index(eos) + 1]
             text = tokenizer.decode(tokens, skip_special_tokens=True)
             mean = field[: len(tokens)].mean().item()
             answers.append({"text": text, "token_ids": tokens, "phi": mean})
@@ -67,16 +65,15 @@ def sample_answers(
 def item_scores(
     answers: list[dict[str, Any]], rows: Any, rewards: list[Any], weights: list[float]
 ) -> list[float]:
-    """Each answer's weighted mean task reward; a row that cannot be scored gets 0."""
+    """Each answer's weighted mean task reward; what cannot be scored counts as 0."""
     columns = {name: rows[name] for name in rows.column_names if name != "prompt"}
-    texts = [item["text"] for item in answers]
-    tokens = [item["token_ids"] for item in answers]
-    scores = [0.0] * len(answers)
-    for reward, weight in zip(rewards, weights, strict=True):
-        values = reward(completions=texts, completion_ids=tokens, **columns)
-        for i, value in enumerate(values):
-            scores[i] += (value or 0.0) * weight / sum(weights)
-    return scores
+    columns["completions"] = [item["text"] for item in answers]
+    columns["completion_ids"] = [item["token_ids"] for item in answers]
+    scores = zip(*(reward(**columns) for reward in rewards), strict=True)
+    return [
+        sum(w * (x or 0.0) for w, x in zip(weights, row, strict=True)) / sum(weights)
+        for row in scores
+    ]
 
 
 def paired_verdict(
@@ -84,20 +81,21 @@ def paired_verdict(
 ) -> dict[str, Any]:
     """Did the second model pass more of the same items? PASS, FAIL or INCONCLUSIVE.
 
-    Exact one-sided McNemar test at level alpha, in either direction; beside it the
-    bootstrap interval of the gain.
+    Exact one-sided McNemar tests at level alpha; beside them the bootstrap interval of
+    the gain.
     """
-    bar, alpha = settings["item_pass"], settings["alpha"]
-    old, new = [x >= bar for x in before], [x >= bar for x in after]
-    gained = sum(b and not a for a, b in zip(old, new, strict=True))
-    lost = sum(a and not b for a, b in zip(old, new, strict=True))
+    alpha, n = settings["alpha"], len(before)
+    pairs = [
+        (old >= settings["item_pass"], new >= settings["item_pass"])
+        for old, new in zip(before, after, strict=True)
+    ]
+    gained, lost = pairs.count((False, True)), pairs.count((True, False))
     better, worse = mcnemar(gained, lost)[0], mcnemar(lost, gained)[0]
-    decided = "PASS" if better < alpha else "FAIL" if worse < alpha else "INCONCLUSIVE"
     return {
-        "verdict": decided,
-        "items": len(old),
-        "before": sum(old) / len(old),
-        "after": sum(new) / len(new),
+        "verdict": "PASS" if better < alpha else "FAIL" if worse < alpha else UNDECIDED,
+        "items": n,
+        "before": sum(old for old, _ in pairs) / n,
+        "after": sum(new for _, new in pairs) / n,
         "gained": gained,
         "lost": lost,
         "p_value": better,
@@ -121,5 +119,5 @@ def rate_verdict(scores: list[float], settings: dict[str, Any]) -> dict[str, Any
 def both_verdicts(paired: dict[str, Any], rate: dict[str, Any]) -> dict[str, Any]:
     """PASS only if both pass, FAIL if one fails."""
     either = {paired["verdict"], rate["verdict"]}
-    worst = next(v for v in ("FAIL", "INCONCLUSIVE", "PASS") if v in either)
+    worst = next(v for v in ("FAIL", UNDECIDED, "PASS") if v in either)
     return {**paired, **rate, "verdict": worst}

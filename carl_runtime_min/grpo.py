@@ -139,13 +139,12 @@ class SampledGRPO:
         return fields
 
     def _calculate_rewards(self, inputs: Any, *batch: Any) -> torch.Tensor:
-        rewards = super()._calculate_rewards(inputs, *batch)  # [global B, functions]
+        rewards: torch.Tensor = super()._calculate_rewards(inputs, *batch)  # [B, F]
         broken = rewards.isinf()
         self.log_now("rewards/infinite", broken.any(1).sum().item())
-        self.completions, self.rewards = batch[1], rewards.masked_fill(
-            broken, torch.nan
-        )
-        return self.rewards
+        rewards[broken] = torch.nan
+        self.completions, self.rewards = batch[1], rewards
+        return rewards
 
     def log_now(self, name: str, value: float) -> None:
         mode = "train" if self.model.training else "eval"

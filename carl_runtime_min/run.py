@@ -93,7 +93,7 @@ def file_sha256(path: Path) -> str:
 
 
 def weights_sha256(folder: Path) -> str:
-    """Digest of every tensor in `folder`: name, type, shape and bytes, in name order."""
+    """Digest of all tensors in `folder`: name, type, shape and bytes, in name order."""
     from safetensors import safe_open
 
     digest = hashlib.sha256()

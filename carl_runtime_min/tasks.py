@@ -63,7 +63,7 @@ def pattern_reward(options: dict[str, Any]) -> TaskReward:
 
 def length_reward(options: dict[str, Any]) -> TaskReward:
     """1 up to `target` tokens, then falling to 0 at `target + tolerance` tokens."""
-    target, tolerance = options["target"], options["tolerance"]
+    target, tolerance = int(options["target"]), int(options["tolerance"])
 
     def scorer(text: str, count: int, row: Any) -> float:
         return max(0.0, min(1.0, 1 - (count - target) / tolerance))

@@ -27,7 +27,7 @@ class GuardedTracker:
 
 
 def trackers(names: list[str], run: RunDir) -> list[Any]:
-    """Callbacks that report to the named services; one that cannot start is left out."""
+    """Callbacks for the named services; one that cannot start is left out."""
     from transformers.integrations import get_reporting_integration_callbacks
 
     os.environ.setdefault("TRACKIO_PROJECT", run.path.name)

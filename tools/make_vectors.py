@@ -42,7 +42,9 @@ def vectors() -> dict[str, object]:
 
 def rounded(values: torch.Tensor) -> object:
     """Nested lists with seven decimals: more than the tolerance needs."""
-    return json.loads(json.dumps(values.tolist()), parse_float=lambda x: round(float(x), 7))
+    return json.loads(
+        json.dumps(values.tolist()), parse_float=lambda x: round(float(x), 7)
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1058 @@
+# SPDX-License-Identifier: MIT
+#
+# Copyright (c) 2026 The CARL authors
+#
+# Permission is hereby granted, free of charge, to any person obtaining a copy
+# of this software and associated documentation files (the "Software"), to deal
+# in the Software without restriction, including without limitation the rights
+# to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
+# copies of the Software, and to permit persons to whom the Software is
+# furnished to do so, subject to the following conditions:
+#
+# The above copyright notice and this permission notice shall be included in all
+# copies or substantial portions of the Software.
+#
+# THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+# IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+# FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+# AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+# LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+# OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
+# SOFTWARE.
+
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#     "datasets==5.2.0",
+#     "peft==0.21.2",
+#     "safetensors==0.8.0",
+#     "torch==2.13.0",
+#     "transformers==5.23.0",
+#     "trl==1.16.0",
+# ]
+#
+# [tool.uv]
+# exclude-newer = "2026-11-22"
+#
+# [tool.carl]
+# generator = "0.1.0"
+# format = 1
+# spec-sha256 = "60181fae4654318c27e7b409fc4dcd5e1a16469a12dd9c7b95861dc8329e0e59"
+# ///
+"""Supervised fine-tuning, watched by a phase gate.
+
+What is set stands in CONFIG, what is computed below it. Departures from plain TRL:
+
+- SFT: after every step the gate sees the token accuracy, and fires when it is high.
+- Each phase is a process of its own; what it leaves behind is in the run directory.
+
+    python train.py                          on every visible GPU, or on the CPU
+    CUDA_VISIBLE_DEVICES=0 python train.py   on one GPU of several
+    python train.py                          again after a crash or code 85: resume
+    python train.py --dry-run                print the plan and a row, train nothing
+    python train.py --self-test              check the arithmetic of this machine
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import math
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import traceback
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# ---- configuration sha256:688b396e3bcb -----------------------------------------------
+CONFIG = {
+    "name": "sft-lora",
+    "run_dir": "runs/sft-lora",
+    "seed": 42,
+    "model": {
+        "id": "example/small",
+        "revision": "0000000000000000000000000000000000000000",
+        "dtype": "auto",
+        "adapter": True,
+        "attention": None,
+        "tokenizer": None,
+        "loading": {},
+    },
+    "lora": {
+        "r": 32,
+        "alpha": 32.0,
+        "dropout": 0.0,
+        "targets": [
+            "q_proj",
+            "v_proj",
+        ],
+        "bias": "none",
+    },
+    "sft": {
+        "data": {
+            "id": "example/rows",
+            "revision": "0000000000000000000000000000000000000000",
+            "config": None,
+            "split": "train",
+            "columns": {
+                "messages": "conversation",
+            },
+            "limit": None,
+            "system_prompt": None,
+        },
+        "bf16": None,
+        "keep": 2,
+        "result": "model",
+        "report_to": [
+            "trackio",
+        ],
+        "trainer": {
+            "num_train_epochs": 1.0,
+            "learning_rate": 0.0002,
+            "per_device_train_batch_size": 4,
+            "gradient_accumulation_steps": 4,
+            "lr_scheduler_type": "cosine",
+            "warmup_steps": 0.03,
+            "weight_decay": 0.0,
+            "max_grad_norm": 1.0,
+            "max_length": 1024,
+            "logging_steps": 1,
+            "save_steps": 50,
+            "gradient_checkpointing": True,
+            "save_strategy": "steps",
+            "report_to": "none",
+            "disable_tqdm": True,
+            "save_total_limit": None,
+            "seed": 42,
+        },
+        "gate": {
+            "threshold": 0.9,
+            "window": 5,
+            "min_above": 3,
+        },
+        "metric": "mean_token_accuracy",
+        "stop": True,
+    },
+    "self_test": {
+        "vocab_size": 5,
+        "entropy": [
+            [
+                1.5982838,
+                1.4371153,
+                0.3388986,
+                1.5654418,
+            ],
+            [
+                0.6832952,
+                1.2070398,
+                1.2827522,
+                0.4853659,
+            ],
+        ],
+        "phi": [
+            [
+                0.0069305,
+                0.1070701,
+                0.7894304,
+                0.0273363,
+            ],
+            [
+                0.5754448,
+                0.250024,
+                0.2029813,
+                0.6984252,
+            ],
+        ],
+    },
+    "spec": {
+        "name": "sft-lora",
+        "method": "sft",
+        "model": {
+            "id": "example/small",
+            "revision": "0000000000000000000000000000000000000000",
+            "frozen": {
+                "commit": "0000000000000000000000000000000000000000",
+                "config_sha256": "818093557edf2eb93df2b4a68f8ae7481e069105f80647e75e2dfd11ef30a252",
+                "model_type": "qwen3",
+                "architecture": "Qwen3ForCausalLM",
+                "auto_class": "causal-lm",
+                "thinking": "none",
+                "vocab_size": 151936,
+                "context_length": 40960,
+            },
+        },
+        "data": {
+            "id": "example/rows",
+            "revision": "0000000000000000000000000000000000000000",
+            "columns": {
+                "messages": "conversation",
+            },
+        },
+        "lora": {
+            "r": 32,
+            "targets": [
+                "q_proj",
+                "v_proj",
+            ],
+        },
+        "gate": {
+            "threshold": 0.9,
+            "stop": True,
+        },
+        "report_to": [
+            "trackio",
+        ],
+    },
+}
+
+
+# ---- carl_runtime_min/errors.py sha256:16be10f06aa1 ----------------------------------
+class CarlError(Exception):
+    """What is wrong, in one sentence; `remedy` says what to do about it."""
+
+    exit_code = 70
+
+    def __init__(self, message: str, *, remedy: str = "", exit_code: int = 0) -> None:
+        super().__init__(message)
+        self.remedy, self.exit_code = remedy, exit_code or self.exit_code
+
+
+class UsageError(CarlError):
+    """The command line, the spec or the data cannot be used as given."""
+
+    exit_code = 2
+
+
+# ---- carl_runtime_min/run.py sha256:561ce7a8c7a7 -------------------------------------
+COMPLETE = "complete.json"  # written last: what lies beside it is whole
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace `path` in one step: readers see the old file or the new, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with draft.open("w") as file:
+        json.dump(value, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in `path`, or None if there is no such file."""
+    return json.loads(path.read_bytes()) if path.is_file() else None
+
+
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints that were written to the end, oldest first."""
+    found = [mark.parent for mark in folder.glob(f"checkpoint-*/{COMPLETE}")]
+    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+class RunDir:
+    """The directory of one run, as one phase sees it. Only rank 0 writes."""
+
+    def __init__(self, path: Path, phase: str, rank: int, resume: str) -> None:
+        self.path, self.phase, self.rank, self.resume = path, phase, rank, resume
+        self.checkpoints = path / "checkpoints" / phase
+
+    def append(self, name: str, record: dict[str, Any]) -> None:
+        """Add a line to `<name>.jsonl`; what JSON cannot hold (NaN) becomes null."""
+        for key, value in record.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                record = {**record, key: None}
+        if self.rank == 0:
+            with (self.path / f"{name}.jsonl").open("a") as file:
+                file.write(json.dumps({"phase": self.phase, **record}) + "\n")
+
+    def records(self, name: str) -> list[dict[str, Any]]:
+        """The lines of `<name>.jsonl`; one that a crash tore is left out."""
+        path = self.path / f"{name}.jsonl"
+        lines = path.read_bytes().split(b"\n") if path.is_file() else []
+        return [json.loads(line) for line in lines if line.endswith(b"}")]
+
+    def rewind(self, step: int) -> None:
+        """Forget this phase's records after `step`: they are about to happen again."""
+        for name in ("metrics", "samples") if self.rank == 0 else ():
+            kept, path = self.records(name), self.path / f"{name}.jsonl"
+            with path.with_suffix(".draft").open("w") as file:
+                for record in kept:
+                    if record["phase"] != self.phase or record["step"] <= step:
+                        file.write(json.dumps(record) + "\n")
+            path.with_suffix(".draft").replace(path)
+
+    def start(self) -> Path | None:
+        """The checkpoint to continue from, or None to start afresh."""
+        if self.resume in ("auto", "never"):
+            return next(reversed(complete_checkpoints(self.checkpoints)), None)
+        if not (Path(self.resume) / COMPLETE).is_file():
+            remedy = f"choose one under {self.checkpoints}"
+            raise UsageError(f"{self.resume} is no complete checkpoint", remedy=remedy)
+        return Path(self.resume)
+
+    def summarise(self, **facts: Any) -> None:
+        """Add `facts` to summary.json."""
+        if self.rank == 0:
+            path = self.path / "summary.json"
+            write_json(path, {**(read_json(path) or {}), **facts})
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weights_sha256(folder: Path) -> str:
+    """Digest of all tensors in `folder`: name, type, shape and bytes, in name order."""
+    from safetensors import safe_open
+
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as tensors:
+            for name in sorted(tensors.keys()):
+                tensor = tensors.get_tensor(name).contiguous()
+                digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+                digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def claim(path: Path, identity: dict[str, Any], resume: str) -> int:
+    """Lock the run directory and check that it belongs to this very run.
+
+    Returns the descriptor that holds the lock until the last process with it ends.
+    `identity` is what must not change between start and resume, most telling first.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    lock, remedy = os.open(path / ".lock", os.O_RDWR | os.O_CREAT), "use --run-dir DIR"
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UsageError(f"a process is running in {path}", remedy=remedy) from error
+    recorded = read_json(path / "run.json")
+    if recorded and resume == "never":
+        raise UsageError(f"{path} holds a run already", remedy=remedy)
+    for key, now in identity.items() if recorded else ():
+        if recorded.get(key) != now:
+            then = f"{path} was started with {key} {recorded.get(key)}"
+            raise UsageError(f"{then}, this run has {now}", remedy=remedy)
+    return lock
+
+
+# ---- carl_runtime_min/field.py sha256:5e4ac55760ec -----------------------------------
+def order_parameter(entropy: Tensor, vocab_size: int) -> Tensor:
+    """Phi = 1 - H / ln V in [0, 1], float64, [...]; NaN where H is not finite.
+
+    The thresholds of the reward sit at 0.5 and 0.7, so every caller takes Phi from
+    here, in this one precision. `vocab_size` is the width of the output head.
+    """
+    if vocab_size < 2:
+        raise UsageError(f"Phi needs at least two tokens to choose from: {vocab_size}")
+    phi = 1 - entropy.double() / math.log(vocab_size)
+    return phi.clamp(0, 1).where(entropy.isfinite(), math.nan)
+
+
+# ---- carl_runtime_min/gate.py sha256:15b061841d41 ------------------------------------
+class Gate:
+    """A gate that fires once. What makes it fire is `crossed`, of each kind.
+
+    Args:
+        keep: How many of the latest values it stores, None for all.
+
+    Attributes:
+        fired: Whether it has fired.
+        step: The step at which it fired, else None.
+        peak_entropy: The highest entropy seen up to then, nats, None without any.
+    """
+
+    def __init__(self, keep: int | None) -> None:
+        self.values: deque[float] = deque(maxlen=keep)
+        self.observed = 0
+        self.fired = False
+        self.step: int | None = None
+        self.peak_entropy: float | None = None
+
+    def check(
+        self, value: float | None, entropy: float | None = None, step: int | None = None
+    ) -> bool:
+        """Take in one value; True at the one observation that fires the gate.
+
+        A value that is None or not finite is no observation, and nothing is taken in
+        after the gate has fired. `step` defaults to the number of observations.
+        """
+        if self.fired or value is None or not math.isfinite(value):
+            return False
+        self.values.append(float(value))
+        self.observed += 1
+        if entropy is not None and math.isfinite(entropy):
+            peak = self.peak_entropy
+            self.peak_entropy = entropy if peak is None else max(peak, entropy)
+        self.fired = self.crossed()
+        if self.fired:
+            self.step = self.observed if step is None else step
+        return self.fired
+
+    def crossed(self) -> bool:
+        """Whether the stored values fire the gate."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs, as JSON values."""
+        return {
+            "values": list(self.values),
+            "observed": self.observed,
+            "fired": self.fired,
+            "step": self.step,
+            "peak_entropy": self.peak_entropy,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from the `state_dict()` of a gate with the same arguments."""
+        self.values.clear()
+        self.values.extend(state["values"])
+        self.observed, self.fired = state["observed"], state["fired"]
+        self.step, self.peak_entropy = state["step"], state["peak_entropy"]
+
+
+class PhaseTransitionGate(Gate):
+    """Fires when `min_above` of the last `window` values are at least `threshold`.
+
+    It does not wait for the window to fill.
+
+    Raises:
+        UsageError: `threshold` is not finite, or `min_above` not in [1, window].
+    """
+
+    def __init__(
+        self, threshold: float = 0.99, window: int = 5, min_above: int = 3
+    ) -> None:
+        if not math.isfinite(threshold):
+            raise UsageError(f"the gate's threshold must be finite, not {threshold}")
+        if not 1 <= min_above <= window:
+            raise UsageError(
+                f"the gate's min_above must be from 1 to its window of {window}, "
+                f"not {min_above}"
+            )
+        super().__init__(keep=window)
+        self.threshold, self.min_above = threshold, min_above
+
+    def crossed(self) -> bool:
+        """Whether the stored values fire the gate."""
+        return sum(value >= self.threshold for value in self.values) >= self.min_above
+
+
+# ---- carl_runtime_min/data.py sha256:fc3a84a74258 ------------------------------------
+def hub_rows(source: dict[str, Any]) -> Any:
+    """A data set of the hub, at a pinned revision."""
+    from datasets import load_dataset
+
+    return load_dataset(
+        source["id"],
+        source["config"],
+        split=source["split"],
+        revision=source["revision"],
+    )
+
+
+def prepared(
+    rows: Any, source: dict[str, Any], needed: Sequence[str], tokenizer: Any
+) -> Any:
+    """Rename columns to ours, cut to `limit`, turn plain text into conversations.
+
+    Text stays text for a tokenizer without a chat template. A prompt that is a whole
+    conversation loses its last answer.
+    """
+    names = {theirs: ours for ours, theirs in source["columns"].items()}
+    wanted = [*names, *(name for name in needed if name not in names.values())]
+    absent = [name for name in wanted if name not in rows.column_names]
+    if absent or not len(rows):
+        raise UsageError(
+            f"{source['id']}: no column {absent[0]!r}" if absent else "no rows at all",
+            remedy=f"map columns under data.columns; there are {rows.column_names}",
+        )
+    rows = rows.rename_columns({a: b for a, b in names.items() if a != b})
+    rows = rows.select(range(min(source["limit"] or len(rows), len(rows))))
+    system = [{"role": "system", "content": source["system_prompt"]}]
+    roles = {"prompt": "user", "completion": "assistant"}
+
+    def converse(row: dict[str, Any]) -> dict[str, Any]:
+        shaped = {}
+        for name in roles.keys() & row.keys():
+            text = row[name]
+            if isinstance(text, str):
+                text = [{"role": roles[name], "content": text}]
+            if name == "prompt" and text[-1]["role"] == "assistant":
+                text = text[:-1]
+            prefix = system if name == "prompt" and source["system_prompt"] else []
+            shaped[name] = prefix + text
+        return shaped
+
+    return rows.map(converse) if tokenizer.chat_template else rows
+
+
+def sft_rows(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
+    """Rows for SFT: `messages`, or `prompt` with `completion` (else `answer`)."""
+    columns = {**{name: name for name in rows.column_names}, **source["columns"]}
+    needed = ["messages"] if "messages" in columns else ["prompt", "completion"]
+    if needed[-1] not in columns and "answer" in columns:
+        columns["completion"] = columns["answer"]
+    source = {**source, "columns": {name: columns.get(name, name) for name in needed}}
+    return prepared(rows, source, needed, tokenizer).select_columns(needed)
+
+
+# ---- carl_runtime_min/lora.py sha256:2df246b8364c ------------------------------------
+# Mamba kernels read these weights without calling the modules that hold them.
+FUSED_PROJECTIONS = ("x_proj", "dt_proj", "out_proj")
+# In a model with stacked experts PEFT takes these names for the experts' old ones,
+# and adapts every expert instead of the layer that was named.
+EXPERT_PROJECTIONS = ("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3", "gate")
+
+
+def lora_targets(model: Any) -> list[str]:
+    """Return the full names of the linear layers in the text decoder, sorted.
+
+    Left out are the output head, vision and audio towers with their projectors,
+    routers and gates of experts, and what an adapter would not reach.
+
+    Raises:
+        UsageError: The model has no such layer.
+    """
+    decoder = model.get_decoder()
+    layers = {id(m) for m in layer_modules(decoder, False)}
+    layers.discard(id(model.get_output_embeddings()))
+    experts = any(stacked_experts(module) for module in decoder.modules())
+    names = []
+    for name, module in model.named_modules():
+        parent_name, _, own_name = name.rpartition(".")
+        width = getattr(module, "out_features", getattr(module, "nf", None))
+        if id(module) not in layers or width is None:
+            continue
+        parent = model.get_submodule(parent_name)
+        mamba = hasattr(parent, "A_log") and hasattr(parent, "D")
+        routed = {n for m in parent.children() for n in stacked_experts(m)}
+        gate = width == 1 or width in routed
+        unreached = mamba and own_name in FUSED_PROJECTIONS
+        redirected = experts and own_name in EXPERT_PROJECTIONS
+        if not (gate or unreached or redirected):
+            names.append(name)
+    if not names:
+        raise UsageError(
+            f"{type(model).__name__} has no linear layer that LoRA can adapt",
+            remedy="name lora.targets yourself, or train all weights (lora: false)",
+        )
+    return sorted(names)
+
+
+def layer_modules(module: Any, inside: bool) -> Iterator[nn.Module]:
+    """Yield what lies in a decoder's lists of layers; towers have another config."""
+    if inside:
+        yield module
+    kind = getattr(getattr(module, "config", None), "model_type", None)
+    for child in module.children():
+        tower = (
+            hasattr(child, "get_input_embeddings") and child.config.model_type != kind
+        )
+        if not tower:
+            yield from layer_modules(child, inside or isinstance(module, nn.ModuleList))
+
+
+def stacked_experts(module: nn.Module) -> set[int]:
+    """Return how many experts a module stacks in its tensors of three dimensions."""
+    if isinstance(module, nn.Conv1d):
+        return set()
+    return {p.shape[0] for p in module.parameters(recurse=False) if p.dim() == 3}
+
+
+# ---- carl_runtime_min/models.py sha256:f04ba0e8cb84 ----------------------------------
+def load_tokenizer(source: dict[str, Any]) -> Any:
+    """The tokenizer of the spec's model, with a padding token."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(
+        source["tokenizer"] or source["id"],
+        revision=source["revision"],
+        **source["loading"],
+    )
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(source: dict[str, Any]) -> Any:
+    """The model at its pinned revision; `auto` is bfloat16 for adapters on CUDA."""
+    from transformers import AutoModelForCausalLM
+
+    dtype = source["dtype"]
+    if dtype == "auto":
+        half = source["adapter"] and torch.cuda.is_available()
+        dtype = "bfloat16" if half else "float32"
+    return AutoModelForCausalLM.from_pretrained(
+        source["id"],
+        revision=source["revision"],
+        dtype=dtype,
+        attn_implementation=source["attention"],
+        **source["loading"],
+    )
+
+
+def add_adapter(model: Any, settings: dict[str, Any]) -> Any:
+    """`model` with fresh low-rank adapters on its linear layers."""
+    from peft import LoraConfig, get_peft_model
+
+    targets = settings["targets"]
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=settings["r"],
+        lora_alpha=settings["alpha"],
+        lora_dropout=settings["dropout"],
+        bias=settings["bias"],
+        target_modules=lora_targets(model) if targets == "auto" else targets,
+    )
+    return get_peft_model(model, config)
+
+
+# ---- carl_runtime_min/supervisor.py sha256:db5542bc8232 ------------------------------
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+def supervise(command: list[str], path: Path, lock: int) -> int:
+    """Run one phase in a process group of its own; return the code that it wrote.
+
+    The first signal is passed on, so that the phase can checkpoint; a second one ends
+    the group. On several GPUs the phase runs under torchrun.
+    """
+    gpus, launcher = torch.cuda.device_count(), [sys.executable]
+    if gpus > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone"]
+        launcher += ["--nproc_per_node", str(gpus)]
+    (path / "exit.json").unlink(missing_ok=True)
+    child = subprocess.Popen(
+        launcher + command,
+        env={**os.environ, "CARL_SUPERVISOR": str(os.getpid())},
+        start_new_session=True,
+        pass_fds=(lock,),
+    )
+    received = []
+
+    def forward(number: int, frame: Any) -> None:
+        received.append(number)
+        os.killpg(child.pid, number if len(received) == 1 else signal.SIGKILL)
+
+    for number in STOP_SIGNALS:
+        signal.signal(number, forward)
+    status = child.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)  # whatever the phase left behind
+    report = read_json(path / "exit.json")
+    if report is None:
+        raise CarlError(
+            f"the phase ended with status {status} (-9: killed, out of memory?)",
+            remedy="run the same command again: it goes on from the last checkpoint",
+            exit_code=130 if signal.SIGINT in received else 70,
+        )
+    return int(report["code"])
+
+
+class StopRequest:
+    """A polite request to stop: a signal came, or the supervisor is gone."""
+
+    def __init__(self) -> None:
+        self.received, self.parent = 0, int(os.environ.get("CARL_SUPERVISOR", 0))
+        for number in STOP_SIGNALS:
+            signal.signal(number, self.note)
+
+    def note(self, number: int, frame: Any) -> None:
+        if self.received:
+            os._exit(85)  # asked twice: at once; the last checkpoint is whole
+        self.received = number
+
+    def asked(self) -> bool:
+        try:
+            os.kill(self.parent or os.getpid(), 0)
+        except ProcessLookupError:
+            return True
+        return bool(self.received)
+
+
+# ---- carl_runtime_min/fit.py sha256:aa80cb255466 -------------------------------------
+SHOWN = ("loss", "mean_token_accuracy", "reward", "phi", "carl/weight")
+
+
+def head_width(model: Any) -> int:
+    """V: the rows of the output head, padding included."""
+    return int(model.get_output_embeddings().weight.shape[0])
+
+
+def training_arguments(run: RunDir, settings: dict[str, Any]) -> dict[str, Any]:
+    """The spec's trainer arguments, and those that depend on this machine."""
+    cuda, bf16 = torch.cuda.is_available(), settings["bf16"]
+    return {
+        **settings["trainer"],
+        "output_dir": str(run.checkpoints),
+        "use_cpu": not cuda,
+        "dataloader_pin_memory": cuda,
+        "bf16": cuda and torch.cuda.is_bf16_supported() if bf16 is None else bf16,
+    }
+
+
+class Observer:
+    """A trainer callback: every event it does not define is ignored."""
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("on_"):
+            raise AttributeError(name)
+        return lambda *args, **kwargs: None
+
+
+class Recorder(Observer):
+    """Records metrics with Φ, completes checkpoints, heeds requests to stop.
+
+    `state` holds what must survive a resume beside the trainer's own state: objects
+    with `state_dict()`, by name. The newest `keep` checkpoints stay.
+    """
+
+    def __init__(
+        self, run: RunDir, width: int, state: dict[str, Any], keep: int, stop: Any
+    ) -> None:
+        self.run, self.width, self.state = run, width, state
+        self.keep, self.stop, self.stopped = keep, stop, False
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        logs, step = kwargs["logs"], state.global_step
+        if logs.get("entropy") is not None:  # Φ is linear in H: the mean carries over
+            entropy = torch.tensor(logs["entropy"])
+            logs["phi"] = order_parameter(entropy, self.width).item()
+        self.run.append("metrics", {"step": step, **logs})
+        facts = [f"{key} {logs[key]:.3f}" for key in SHOWN if logs.get(key) is not None]
+        if self.run.rank == 0:
+            print(f"{self.run.phase} {step}/{state.max_steps} ", *facts, flush=True)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        asked = torch.tensor(float(self.stop.asked()), device=args.device)
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(asked)  # all ranks stop after the same step
+        if asked.item():
+            self.stopped = control.should_save = control.should_training_stop = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
+        if self.run.rank == 0:
+            folder = self.run.checkpoints / f"checkpoint-{state.global_step}"
+            states = {name: item.state_dict() for name, item in self.state.items()}
+            write_json(folder / COMPLETE, {"step": state.global_step, **states})
+            for old in complete_checkpoints(self.run.checkpoints)[: -self.keep]:
+                (old / COMPLETE).unlink()  # first: a crash must not leave half of one
+                shutil.rmtree(old)
+
+
+def fit(
+    trainer: Any,
+    run: RunDir,
+    settings: dict[str, Any],
+    state: dict[str, Any],
+    stop: StopRequest,
+    callbacks: Sequence[Any] = (),
+) -> bool:
+    """Train until the last step, the gate or a request to stop; was it finished?
+
+    The model of a finished phase is saved; of the others, the last step's checkpoint.
+    """
+    from transformers import PrinterCallback
+
+    recorder = Recorder(run, head_width(trainer.model), state, settings["keep"], stop)
+    trainer.remove_callback(PrinterCallback)
+    for callback in (recorder, *callbacks):
+        trainer.add_callback(callback)
+    start = run.start()
+    if start is not None:
+        saved = read_json(start / COMPLETE)
+        for name, item in state.items():
+            item.load_state_dict(saved[name])
+        run.rewind(saved["step"])
+        print(f"{run.phase}: continuing after step {saved['step']}", flush=True)
+    trainer.train(resume_from_checkpoint=str(start) if start else None)
+    if not recorder.stopped:
+        result = run.path / settings["result"]
+        trainer.save_model(str(result))
+        if run.rank == 0:
+            run.summarise(weights_sha256=weights_sha256(result))
+    return not recorder.stopped
+
+
+# ---- carl_runtime_min/tracking.py sha256:1125ef29fded --------------------------------
+class GuardedTracker:
+    """Passes every event to a tracker until it fails once."""
+
+    def __init__(self, tracker: Any) -> None:
+        self.tracker = tracker
+
+    def __getattr__(self, event: str) -> Any:
+        def call(*args: Any, **kwargs: Any) -> None:
+            try:
+                getattr(self.tracker, event)(*args, **kwargs)
+            except Exception as error:
+                logging.warning("tracking stopped: %s: %s", type(error).__name__, error)
+                self.tracker = None
+
+        return call if self.tracker else lambda *args, **kwargs: None
+
+
+def trackers(names: list[str], run: RunDir) -> list[Any]:
+    """Callbacks for the named services; one that cannot start is left out."""
+    from transformers.integrations import get_reporting_integration_callbacks
+
+    os.environ.setdefault("TRACKIO_PROJECT", run.path.name)
+    os.environ.setdefault("WANDB_PROJECT", run.path.name)
+    started = []
+    for name in names:
+        try:
+            started += [
+                GuardedTracker(kind())
+                for kind in get_reporting_integration_callbacks([name])
+            ]
+        except Exception as error:
+            logging.warning("not tracking with %s: %s", name, error)
+    return started
+
+
+# ---- carl_runtime_min/gate_watch.py sha256:6ea95d0bfb1a ------------------------------
+class GateWatch(Observer):
+    """One observation per optimizer step, however rarely the run logs.
+
+    The trainer keeps one value per micro-batch until it logs, which comes after this
+    event: the last `gradient_accumulation_steps` values are this step's.
+    """
+
+    def __init__(
+        self, trainer: Any, gate: PhaseTransitionGate, metric: str, stop: bool
+    ) -> None:
+        self.trainer, self.gate, self.metric, self.stop = trainer, gate, metric, stop
+
+    def step_mean(self, name: str) -> float | None:
+        count = self.trainer.current_gradient_accumulation_steps
+        values = self.trainer._metrics["train"].get(name, [])[-count:]
+        return sum(values) / len(values) if values else None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        value, entropy = self.step_mean(self.metric), self.step_mean("entropy")
+        if self.gate.check(value, entropy, state.global_step):
+            print(f"gate: fired at step {state.global_step}, {self.metric} {value:.3f}")
+            if self.stop:
+                control.should_save = control.should_training_stop = True
+
+
+# ---- carl_runtime_min/selftest.py sha256:c935062d8f6d --------------------------------
+TOLERANCE = 1e-5
+
+
+def phi_again(vectors: dict[str, Any]) -> dict[str, torch.Tensor]:
+    entropy = torch.tensor(vectors["entropy"])  # [B, T]
+    return {"phi": order_parameter(entropy, vectors["vocab_size"])}
+
+
+def self_test(vectors: dict[str, Any], found: dict[str, torch.Tensor]) -> int:
+    """Compare with the reference vectors; print how far off, return 0 or 1."""
+    errors = {}
+    for name, values in found.items():
+        expected = torch.tensor(vectors[name], dtype=torch.float64)
+        errors[name] = (values.double() - expected).abs().max().item()
+        print(f"self-test: {name} differs by at most {errors[name]:.1e}")
+    good = all(error <= TOLERANCE for error in errors.values())
+    print(f"self-test: {'OK' if good else 'FAILED'}, the bound is {TOLERANCE:.0e}")
+    return 0 if good else 1
+
+
+# ---- carl_runtime_min/dryrun.py sha256:fcf6e496abf9 ----------------------------------
+def show_plan(config: dict[str, Any]) -> None:
+    """Print the settings, without the reference vectors and the spec."""
+    plan = {k: v for k, v in config.items() if k not in ("self_test", "spec")}
+    print(json.dumps(plan, indent=2, ensure_ascii=False))
+
+
+def show_row(tokenizer: Any, row: dict[str, Any]) -> None:
+    """Print one row as the model sees it, the tokens that it learns in ⟦ ⟧.
+
+    Warns when no end-of-sequence token is among them: such a model never stops.
+    """
+    prompt, learned = row.get("prompt", []), row.get("completion") or row.get(
+        "messages"
+    )
+    if isinstance(prompt, str):
+        start = len(tokenizer(prompt)["input_ids"])
+        ids = tokenizer(prompt + (learned or ""))["input_ids"]
+        ids += [tokenizer.eos_token_id] * bool(learned)  # TRL appends it to plain text
+    else:
+        render = tokenizer.apply_chat_template
+        shown = render(prompt, add_generation_prompt=True, return_dict=False)
+        ids = render(prompt + learned, return_dict=False) if learned else shown
+        start = len(shown) if prompt else 0
+    seen, new = tokenizer.decode(ids[:start]), tokenizer.decode(ids[start:])
+    print(f"\none row, {len(ids)} tokens:\n{seen}⟦{new}⟧" if learned else f"\n{seen}")
+    if learned and tokenizer.eos_token_id not in ids[start:]:
+        print(f"warning: a turn ends without {tokenizer.eos_token!r}: what is trained")
+        print("  may never stop; check the chat template and the end-of-sequence token")
+
+
+# ---- carl_runtime_min/entry.py sha256:c98c597bd443 -----------------------------------
+SETTINGS = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+}
+LIBRARIES = {"torch", "transformers", "trl", "peft", "accelerate", "datasets"}
+
+
+def parse_arguments(description: str | None, run_dir: str) -> argparse.Namespace:
+    """The command line of a script; it also keeps libraries from reporting home."""
+    os.environ.update(SETTINGS)
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=as_written
+    )
+    parser.add_argument("--run-dir", type=Path, default=Path(run_dir))
+    parser.add_argument("--resume", default="auto", help="auto, never, or a checkpoint")
+    parser.add_argument("--accept", help="go on although this phase has failed")
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--self-test", action="store_true")
+    parser.add_argument("--phase", help="run this phase only, in this process")
+    return parser.parse_args()
+
+
+def identity(config: dict[str, Any]) -> dict[str, Any]:
+    """What must be the same when a run continues, the most telling first."""
+    blocks = [block for block in config.values() if isinstance(block, dict)]
+    sources = [block["data"] for block in blocks if "data" in block]
+    files = {one["id"]: Path(one["id"]) for one in sources if Path(one["id"]).is_file()}
+    spec = json.dumps(config["spec"], sort_keys=True, separators=(",", ":"))
+    return {
+        "world_size": max(1, torch.cuda.device_count()),
+        "data_revision": [one["revision"] for one in sources],
+        "data_sha256": {name: file_sha256(path) for name, path in files.items()},
+        "spec_sha256": hashlib.sha256(spec.encode()).hexdigest(),
+        "script_sha256": file_sha256(Path(sys.argv[0])),
+    }
+
+
+def lead(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) -> int:
+    """Run the phases that are not done yet, each in a process of its own."""
+    path, record, cuda = args.run_dir.resolve(), identity(config), torch.cuda
+    lock = claim(path, record, args.resume)
+    gpu = cuda.is_available() and cuda.get_device_name()
+    record["hardware"] = gpu or f"{platform.machine()}, {os.cpu_count()} cores"
+    record["versions"] = {
+        one.name: one.version for one in distributions() if one.name in LIBRARIES
+    }
+    record["resume"] = "exact between generations on one CPU machine, else approximate"
+    write_json(path / "run.json", {**record, "seed": config["seed"]})
+    for phase in phases:
+        code = (read_json(path / "phases.json") or {}).get(phase)
+        if code is None:
+            code = supervise([*sys.argv, "--phase", phase], path, lock)
+        if code != 0 and phase != args.accept:
+            return code
+    return 0
+
+
+def work(args: argparse.Namespace, phase: Callable[[RunDir, StopRequest], int]) -> int:
+    """Run one phase in this process; leave its exit code in the run directory."""
+    warnings.simplefilter("ignore", FutureWarning)  # of libraries that are pinned here
+    rank, path = int(os.environ.get("RANK", 0)), args.run_dir.resolve()
+    run, stop = RunDir(path, args.phase, rank, args.resume), StopRequest()
+    code = guarded(lambda: phase(run, stop))
+    if rank == 0:
+        phases = read_json(path / "phases.json") or {}
+        if code in (0, 1, 3):  # done, or a verdict: not to be run again
+            write_json(path / "phases.json", {**phases, args.phase: code})
+        write_json(path / "exit.json", {"code": code, "phase": args.phase})
+    return code
+
+
+def guarded(action: Callable[[], int]) -> int:
+    """Run `action`; turn an error made for people into its message and exit code."""
+    try:
+        return action()
+    except (CarlError, OSError) as error:
+        remedy = getattr(error, "remedy", "free space or grant access, then try again")
+        print(f"error: {error}", f"  fix: {remedy}", sep="\n", file=sys.stderr)
+        return getattr(error, "exit_code", 4)
+    except Exception:
+        traceback.print_exc()
+        return 70
+
+
+# ---- wiring sha256:20feadf9cab4 ------------------------------------------------------
+def make_tokenizer() -> Any:
+    """The tokenizer of the run."""
+    return load_tokenizer(CONFIG["model"])
+
+
+def first_policy(tokenizer: Any) -> Any:
+    """The model as the run finds it, with fresh adapters."""
+    torch.manual_seed(CONFIG["seed"])
+    return add_adapter(load_model(CONFIG["model"]), CONFIG["lora"])
+
+
+def sft_data(tokenizer: Any) -> Any:
+    """The rows of the SFT phase."""
+    settings = CONFIG["sft"]
+    rows = hub_rows(settings["data"])
+    return sft_rows(rows, settings["data"], tokenizer)
+
+
+def sft(run: RunDir, stop: StopRequest) -> int:
+    """Learn by example until the gate fires or the steps are used up."""
+    from trl import SFTConfig, SFTTrainer
+
+    settings, tokenizer = CONFIG["sft"], make_tokenizer()
+    trainer = SFTTrainer(
+        first_policy(tokenizer),
+        args=SFTConfig(**training_arguments(run, settings)),
+        train_dataset=sft_data(tokenizer),
+        processing_class=tokenizer,
+    )
+    gate = PhaseTransitionGate(**settings["gate"])
+    watch = GateWatch(trainer, gate, settings["metric"], settings["stop"])
+    callbacks = [watch, *trackers(settings["report_to"], run)]
+    if not fit(trainer, run, settings, {"gate": gate}, stop, callbacks):
+        return 85
+    run.summarise(gate_step=gate.step, gate_peak_entropy=gate.peak_entropy)
+    return 0
+
+
+def dry_run() -> int:
+    """Print the plan and one row of each training phase, as the model sees it."""
+    show_plan(CONFIG)
+    tokenizer = make_tokenizer()
+    show_row(tokenizer, sft_data(tokenizer)[0])
+    return 0
+
+
+def main() -> int:
+    phases = {"sft": sft}
+    args = parse_arguments(__doc__, CONFIG["run_dir"])
+    if args.self_test:
+        vectors = CONFIG["self_test"]
+        return self_test(vectors, phi_again(vectors))
+    if args.dry_run:
+        return guarded(dry_run)
+    if args.phase:
+        return work(args, phases[args.phase])
+    return guarded(lambda: lead(args, CONFIG, list(phases)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
