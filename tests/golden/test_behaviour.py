@@ -28,7 +28,8 @@ COMMITTED = 1e-5
 def script(case: str) -> ModuleType:
     path = ROOT / "golden" / case / "train.py"
     spec = importlib.util.spec_from_file_location(f"golden_{case}", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
@@ -75,7 +76,8 @@ values = st.lists(st.floats(0, 1) | st.none(), min_size=1, max_size=80)
 @given(metrics=values)
 def test_gate_and_cascade_decide_alike(metrics: list[float | None]) -> None:
     copy = script("default")
-    gates = carl_runtime_min.gate.PhaseTransitionGate(0.7), copy.PhaseTransitionGate(0.7)
+    library = carl_runtime_min.gate
+    gates = library.PhaseTransitionGate(0.7), copy.PhaseTransitionGate(0.7)
     cascades = [
         module.Cascade(maximum=1.0) for module in (carl_runtime_min.cascade, copy)
     ]
