@@ -10,8 +10,7 @@ from typing import Literal
 from carl_bundle.errors import Problem, SpecError
 from carl_bundle.spec.architecture import AutoClass
 from carl_bundle.spec.blocks import DataSettings, FrozenModel, ModelSettings
-from carl_bundle.spec.hub import SHA
-from carl_bundle.spec.locate import is_hub_id, locate
+from carl_bundle.spec.locate import SHA, is_hub_id, locate
 from carl_bundle.spec.model_spec import ModelSpec
 from carl_bundle.spec.rules import check
 from carl_bundle.spec.train_spec import TrainSpec

@@ -5,15 +5,14 @@ huggingface_hub is imported only here, and only when a hub id has to be resolved
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from carl_bundle.errors import ConfigurationError, RemoteError, UsageError
+from carl_bundle.spec.locate import SHA
 from carl_bundle.spec.model_files import MAX_BYTES, NAMES, ModelFiles
 
-SHA = re.compile(r"[0-9a-f]{40}")
 TIMEOUT = 20.0
 """Seconds to wait for an answer of the hub."""
 

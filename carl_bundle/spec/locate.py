@@ -8,6 +8,9 @@ from pathlib import Path
 from carl_bundle.errors import UsageError
 from carl_bundle.spec.model_files import ModelFiles, read_directory
 
+SHA = re.compile(r"[0-9a-f]{40}")
+"""A full commit id."""
+
 _HUB_ID = re.compile(r"(?:[\w][\w.-]{0,95}/)?[\w][\w.-]{0,95}")
 
 
