@@ -57,7 +57,7 @@ mutants: .venv/dev.stamp
 	OMP_NUM_THREADS=1 $(PY) -m tools.mutants
 
 golden: .venv/dev.stamp
-	$(PY) -m tools.make_golden
+	$(PY) -m tools.make_golden $(CASES)
 
 tables: .venv/dev.stamp
 	$(PY) -m tools.make_tables

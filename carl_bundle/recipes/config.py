@@ -88,7 +88,9 @@ def sft_block(spec: TrainSpec) -> dict[str, Any]:
     if (phase.data or spec.data).is_builtin:
         steps, rows = phase.max_steps, phase.per_device_train_batch_size or 1
         rows *= phase.gradient_accumulation_steps or 1
-        block["rows"] = rows * steps if steps else (phase.data or spec.data).limit or 4096
+        block["rows"] = (
+            rows * steps if steps else (phase.data or spec.data).limit or 4096
+        )
     if gate.mode == "threshold":
         block["gate"] = {
             "threshold": gate.threshold,

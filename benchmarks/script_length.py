@@ -1,0 +1,69 @@
+"""Length of the generated scripts against their limits.
+
+    python benchmarks/script_length.py
+
+Counted are the lines of the golden scripts that hold something (comments and docstrings
+too), without licence and metadata block, CONFIG, user code and the built-in model,
+tokenizer and task, which have a limit of their own.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+from carl_bundle.bundler.provenance import Script
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+LIMITS = {"sft": 350, "grpo": 700, "pipeline": 950}
+BUILTIN, BUILTIN_LIMIT = "carl_runtime_min/builtin.py", 150
+LONGEST_FUNCTION, WIDEST_LINE = 60, 88
+
+
+def held(text: str) -> int:
+    """Lines that are not blank."""
+    return sum(bool(line.strip()) for line in text.split("\n"))
+
+
+def measure(path: Path) -> tuple[str, int, int, int, int]:
+    """Recipe, lines, built-in lines, longest function, widest line outside CONFIG."""
+    script = Script.read(path)
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)]
+    longest = max((n.end_lineno or 0) - n.lineno + 1 for n in functions)
+    counted = [
+        section.text
+        for section in script.sections
+        if section.name in ("wiring",)
+        or (section.name.startswith("carl_runtime_min/") and section.name != BUILTIN)
+    ]
+    header = next(s.text for s in script.sections if s.name == "header")
+    counted.append(header[header.index('"""') :])
+    builtin = [s.text for s in script.sections if s.name == BUILTIN]
+    widest = max(len(line) for text in counted for line in text.split("\n"))
+    kind = "pipeline"
+    if "grpo" not in script.config:
+        kind = "sft"
+    elif "sft" not in script.config:
+        kind = "grpo"
+    return kind, sum(map(held, counted)), sum(map(held, builtin)), longest, widest
+
+
+def main() -> int:
+    missed = False
+    print(
+        f"{'golden':22}{'lines':>7}{'limit':>7}{'built-in':>10}{'function':>10}{'width':>7}"
+    )
+    for path in sorted(GOLDEN.glob("*/train.py")):
+        kind, lines, builtin, longest, widest = measure(path)
+        over = lines > LIMITS[kind] or builtin > BUILTIN_LIMIT
+        over |= longest > LONGEST_FUNCTION or widest > WIDEST_LINE
+        missed |= over
+        row = f"{lines:>7}{LIMITS[kind]:>7}{builtin:>10}{longest:>10}{widest:>7}"
+        print(f"{path.parent.name:22}{row}{'  over' if over else ''}")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
