@@ -105,7 +105,7 @@ class LoraSettings(Block):
     """Low-rank adapters; `targets: auto` finds the linear layers at run time."""
 
     r: Annotated[int, Field(ge=1, le=4096)] = 16
-    alpha: Annotated[float, Field(gt=0.0)] = 32
+    alpha: Annotated[float, Field(gt=0.0)] = 32.0
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     targets: (
         Literal["auto"]
@@ -124,7 +124,7 @@ class Reward(Block):
     pattern: Text | None = None
     full: bool = False
     target: Positive | None = None
-    tolerance: NonNegative | None = None
+    tolerance: Positive | None = None
 
 
 class CarlSettings(Block):

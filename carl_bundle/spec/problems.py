@@ -72,7 +72,8 @@ def report(
 def dotted(path: Path) -> str:
     """Return a path as it is written in messages and in `--set`."""
     return ".".join(
-        str(part) if re.fullmatch(r"[\w-]+", str(part)) else repr(part) for part in path
+        str(part) if re.fullmatch(r"[\w-]{1,60}", str(part)) else _short(part)
+        for part in path
     )
 
 

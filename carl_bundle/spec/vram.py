@@ -87,23 +87,25 @@ class VRAMBudget:
         settings = spec.sft if phase == "sft" else spec.grpo
         total = measurement.parameters if measurement else parameters(model)
         trained = _trained(spec, total, measurement)
-        width = _width(spec, model)
-        master = _times(4 if width == 4 or spec.lora else width, trained)
+        width = _width(spec)
+        # PEFT keeps adapters in float32 whatever the weights are.
+        trained_width = 4 if spec.lora else width
+        moments = _times(2 * trained_width, trained)
+        weights, gradients = _times(width, total), _times(trained_width, trained)
         rows = [
-            Row("weights", _times(width, total), "parameters x bytes each"),
-            Row("gradients", master, "trained parameters x bytes each"),
-            Row("optimizer", _times(8, trained), "trained parameters x 2 x 4 (AdamW)"),
+            Row("weights", weights, "parameters x bytes each"),
+            Row("gradients", gradients, "trained parameters x bytes each"),
+            Row("optimizer", moments, "trained parameters x 2 x bytes each (AdamW)"),
             Row("activations", *_activations(settings, model), "training"),
             Row("logits tile", *_tile(settings, model), "training"),
             Row("kv cache", *_kv(settings, model), "generating"),
-            Row("reference", *_reference(spec, settings, _times(width, total))),
+            Row("reference", *_reference(spec, settings, weights)),
             Row("vllm share", *_vllm(settings, gpu_bytes)),
         ]
-        per_checkpoint = _sum([_times(width, trained), _times(8, trained)])
         disk = Row(
             "checkpoints on disk",
-            _times(settings.save_total_limit or 1, per_checkpoint),
-            "kept checkpoints x trained parameters x (bytes each + 8)",
+            _times(settings.save_total_limit or 1, _sum([gradients, moments])),
+            "kept checkpoints x trained parameters x 3 x bytes each",
         )
         return cls(phase, tuple(rows), disk)
 
@@ -147,13 +149,14 @@ def parameters(model: ModelSpec) -> Amount:
     return model.weight_bytes // width
 
 
-def _width(spec: TrainSpec, model: ModelSpec) -> int:
-    """Return bytes of one weight: the dtype of the spec, or of the checkpoint."""
+def _width(spec: TrainSpec) -> int:
+    """Return bytes of one weight as the script loads it on a GPU.
+
+    `auto` is bfloat16 under adapters and float32 where all weights train.
+    """
     dtype = spec.model.dtype
     if dtype == "auto":
-        stored = model.weight_dtype
-        dtype_name = "float32" if isinstance(stored, Unknown) else stored
-        return BYTES.get(dtype_name, 4)
+        dtype = "bfloat16" if spec.lora else "float32"
     return BYTES[dtype]
 
 

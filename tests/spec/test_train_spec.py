@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -224,3 +226,21 @@ def test_resolve_keeps_what_was_chosen_and_fits_the_rest_to_it() -> None:
     assert run.grpo.max_length == 6000
     assert run.lora
     assert resolve(run) == run
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"model": "a/b", "data": "c/d", "rewards": [{"name": "exact_answer"}]},
+        {"lora": {"r": 4}, "sft": {"num_train_epochs": 2}},
+    ],
+)
+def test_defaults_have_the_types_of_their_fields(fields: dict[str, object]) -> None:
+    """1 and 1.0 are equal, but would be two texts in a script."""
+    run = resolve(TrainSpec.model_validate(fields))
+    again = TrainSpec.model_validate(run.model_dump())
+
+    assert json.dumps(again.model_dump(mode="json")) == json.dumps(
+        run.model_dump(mode="json")
+    )

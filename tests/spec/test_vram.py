@@ -66,11 +66,11 @@ def test_full_training_with_a_reference_holds_the_weights_twice(
     make_model: MakeModel,
 ) -> None:
     model = ModelSpec.from_pretrained(make_model(QWEN3))
-    plan = plan_of(lora=False, grpo={"beta": 0.1}, model={"id": "a/b"})
+    plan = plan_of(lora=False, grpo={"beta": 0.1})
     rows = rows_of(VRAMBudget.estimate(plan, model, "grpo", measurement=MEASURED))
 
-    assert (rows["weights"], rows["gradients"], rows["optimizer"]) == (2000, 2000, 8000)
-    assert rows["reference"] == 2000
+    assert (rows["weights"], rows["gradients"], rows["optimizer"]) == (4000, 4000, 8000)
+    assert rows["reference"] == 4000
 
 
 def test_vllm_takes_a_share_of_a_known_gpu(make_model: MakeModel) -> None:
@@ -96,7 +96,8 @@ def test_without_measuring_the_weights_on_disk_tell_the_parameters(
         model__safetensors__index__json='{"metadata": {"total_size": 5000}}',
     )
     model = ModelSpec.from_pretrained(directory)
-    rows = rows_of(VRAMBudget.estimate(plan_of(lora=False), model, "sft"))
+    plan = plan_of(model={"id": "a/b", "dtype": "bfloat16"})
+    rows = rows_of(VRAMBudget.estimate(plan, model, "sft"))
 
     assert rows["weights"] == 5000
     assert rows["kv cache"] == 0
