@@ -58,7 +58,7 @@ def test_adapters_take_what_the_formulas_say(make_model: MakeModel) -> None:
         "vllm share": 0,
     }
     assert budget.total == 2000 + 160 + 320 + max(cache, activations + tile)
-    assert budget.disk.bytes == 2 * (80 + 320)
+    assert budget.disk.bytes == 2 * (160 + 320)
     assert budget.calibrated is False
 
 
