@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from carl_bundle.errors import UsageError
 from carl_bundle.spec.architecture import Architecture, read_architecture
 from carl_bundle.spec.attention import ORDER, Attention, read_attention
 from carl_bundle.spec.config_reader import ConfigReader, known_types
 from carl_bundle.spec.model_files import ModelFiles
 from carl_bundle.spec.quantization import Quantization, read_quantization
 from carl_bundle.spec.thinking import TemplateError, Thinking, detect_thinking
+from carl_bundle.spec.tokenizer_files import (
+    chat_template,
+    special_tokens,
+    tokenizer_length,
+)
 from carl_bundle.spec.unknown import Unknown
 
 if TYPE_CHECKING:
@@ -28,7 +31,6 @@ _ACTIVE = (
     "moe_k",
 )
 _TEXT_KEYS = ("text_config", "decoder", "generator")
-MAX_TOKENIZER_BYTES = 64 * 1_048_576
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ class ModelSpec:
         config = ConfigReader(source, "", values, entry)
         architecture = read_architecture(config, trust_remote_code)
         text = _text_reader(config)
-        template = _template(files)
+        template = chat_template(files)
         tie = config.boolean("tie_word_embeddings")
         return cls(
             source=files.source,
@@ -132,7 +134,7 @@ class ModelSpec:
             context_length=_context_length(text),
             vocab_size=_integer(text, "vocab_size"),
             tokenizer_length=(
-                _tokenizer_length(files) if tokenizer else Unknown("not read")
+                tokenizer_length(files) if tokenizer else Unknown("not read")
             ),
             layers=_integer(text, "num_hidden_layers"),
             hidden_size=_integer(text, "hidden_size"),
@@ -250,32 +252,6 @@ def _weight_bytes(files: ModelFiles) -> int | Unknown:
     return Unknown("no safetensors are at hand", "download the weights")
 
 
-def _template(files: ModelFiles) -> str | None:
-    """Return the chat template, from the newest of the places it was kept in."""
-    raw = files.content.get("chat_template.jinja")
-    if raw is not None:
-        try:
-            return raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise UsageError(
-                f"{files.source}: chat_template.jinja is not UTF-8 text",
-                remedy="save it as UTF-8",
-            ) from error
-    for name in ("chat_template.json", "tokenizer_config.json"):
-        value = (files.json(name) or {}).get("chat_template")
-        if isinstance(value, list):
-            named = {t.get("name"): t for t in value if isinstance(t, dict)}
-            value = named.get("default", {}).get("template")
-        if isinstance(value, str):
-            return value
-        if value is not None:
-            raise UsageError(
-                f"{files.source}: {name}: chat_template is not a string",
-                remedy="replace the file",
-            )
-    return None
-
-
 def _sha256(text: str | None) -> str | None:
     from hashlib import sha256
 
@@ -285,34 +261,7 @@ def _sha256(text: str | None) -> str | None:
 def _thinking(files: ModelFiles, template: str | None) -> Thinking | Unknown | None:
     if template is None:
         return None
-    tokens = {}
-    for name, value in (files.json("tokenizer_config.json") or {}).items():
-        if name.endswith("_token"):
-            text = value.get("content") if isinstance(value, dict) else value
-            tokens[name] = text if isinstance(text, str) else ""
     try:
-        return detect_thinking(template, tokens)
+        return detect_thinking(template, special_tokens(files))
     except TemplateError as error:
         return Unknown(f"the chat template does not render: {error}", "correct it")
-
-
-def _tokenizer_length(files: ModelFiles) -> int | Unknown:
-    """Return how many ids tokenizer.json knows, where it is at hand."""
-    path = files.directory / "tokenizer.json" if files.directory else None
-    if path is None or not path.is_file():
-        return Unknown("tokenizer.json is not at hand", "download the tokenizer")
-    if path.stat().st_size > MAX_TOKENIZER_BYTES:
-        return Unknown(f"tokenizer.json is larger than {MAX_TOKENIZER_BYTES} bytes")
-    invalid = Unknown("tokenizer.json cannot be read", "replace it")
-    try:
-        tokenizer = json.loads(path.read_bytes())
-        vocabulary = tokenizer["model"]["vocab"]
-        words = (
-            set(vocabulary.values())
-            if isinstance(vocabulary, dict)
-            else set(range(len(vocabulary)))
-        )
-        added = {token["id"] for token in tokenizer.get("added_tokens") or []}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return invalid
-    return len(words | added)
