@@ -12,7 +12,7 @@ from carl_bundle.spec.config_reader import ConfigReader
 
 Verdict = Literal["adapters", "dequantize", "no", "unknown"]
 
-_ADAPTERS = frozenset(
+ADAPTERS = frozenset(
     {
         "aqlm",
         "awq",
@@ -29,8 +29,8 @@ _ADAPTERS = frozenset(
         "sinq",
     }
 )
-_DEQUANTIZE = frozenset({"mxfp4"})
-_NO = frozenset(
+DEQUANTIZE = frozenset({"mxfp4"})
+UNTRAINABLE = frozenset(
     {
         "auto-round",
         "fbgemm_fp8",
@@ -79,11 +79,11 @@ def read_quantization(config: ConfigReader) -> Quantization | None:
         # bitsandbytes wrote no method before transformers had others.
         bits = block.get("load_in_4bit") or block.get("load_in_8bit")
         method = "bitsandbytes" if bits else "unnamed"
-    if method in _ADAPTERS:
+    if method in ADAPTERS:
         return Quantization(method, "adapters", "keep LoRA on (do not set lora: false)")
-    if method in _DEQUANTIZE:
+    if method in DEQUANTIZE:
         return Quantization(
             method, "dequantize", "the script loads it dequantised; expect the memory"
         )
     remedy = "choose the unquantised checkpoint of this model"
-    return Quantization(method, "no" if method in _NO else "unknown", remedy)
+    return Quantization(method, "no" if method in UNTRAINABLE else "unknown", remedy)

@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("trl")
 
+from carl_bundle.spec.quantization import ADAPTERS, DEQUANTIZE, UNTRAINABLE
 from carl_bundle.spec.tables import table
 from tools.make_tables import GENERATED
 
@@ -27,3 +28,12 @@ def test_the_tables_name_the_versions_they_were_made_from() -> None:
         "transformers": transformers.__version__,
         "trl": trl.__version__,
     }
+
+
+def test_every_quantisation_that_is_judged_exists_in_transformers() -> None:
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+    judged = ADAPTERS | DEQUANTIZE | UNTRAINABLE
+    # The general name stands for both widths.
+    known = AUTO_QUANTIZATION_CONFIG_MAPPING.keys() | {"bitsandbytes"}
+    assert judged <= known
