@@ -59,10 +59,12 @@ class Recorder(Observer):
         self, run: RunDir, width: int, state: dict[str, Any], keep: int, stop: Any
     ) -> None:
         self.run, self.width, self.state = run, width, state
-        self.keep, self.stop, self.stopped = keep, stop, False
+        self.keep, self.stop, self.asked, self.stopped = keep, stop, False, False
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         logs, step = kwargs["logs"], state.global_step
+        if "train_runtime" in logs:  # the trainer's farewell, not a step
+            return
         if logs.get("entropy") is not None:  # Φ is linear in H: the mean carries over
             entropy = torch.tensor(logs["entropy"])
             logs["phi"] = order_parameter(entropy, self.width).item()
@@ -76,15 +78,19 @@ class Recorder(Observer):
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(asked)  # all ranks stop after the same step
         if asked.item():
-            self.stopped = control.should_save = control.should_training_stop = True
+            self.asked = control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        finished = control.should_training_stop  # by the last step or the gate
+        if self.asked and not finished:
+            self.stopped = control.should_training_stop = True
         if torch.distributed.is_initialized():
             torch.distributed.barrier()
         if self.run.rank == 0:
             folder = self.run.checkpoints / f"checkpoint-{state.global_step}"
             states = {name: item.state_dict() for name, item in self.state.items()}
-            write_json(folder / COMPLETE, {"step": state.global_step, **states})
+            mark = {"step": state.global_step, "finished": finished, **states}
+            write_json(folder / COMPLETE, mark)
             for old in complete_checkpoints(self.run.checkpoints)[: -self.keep]:
                 (old / COMPLETE).unlink()  # first: a crash must not leave half of one
                 shutil.rmtree(old)
@@ -109,13 +115,16 @@ def fit(
     for callback in (recorder, *callbacks):
         trainer.add_callback(callback)
     start = run.start()
+    saved = read_json(start / COMPLETE) if start else {"step": 0, "finished": False}
+    run.rewind(saved["step"])
     if start is not None:
-        saved = read_json(start / COMPLETE)
         for name, item in state.items():
             item.load_state_dict(saved[name])
-        run.rewind(saved["step"])
         print(f"{run.phase}: continuing after step {saved['step']}", flush=True)
-    trainer.train(resume_from_checkpoint=str(start) if start else None)
+    if saved["finished"]:
+        trainer._load_from_checkpoint(str(start))
+    else:
+        trainer.train(resume_from_checkpoint=str(start) if start else None)
     if not recorder.stopped:
         result = run.path / settings["result"]
         trainer.save_model(str(result))

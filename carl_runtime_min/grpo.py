@@ -160,7 +160,7 @@ class SampledGRPO:
             for i, field in enumerate(self.score(SAMPLES)):
                 rewards = self.rewards[first + i].tolist()
                 entropy, width = field["token_entropies"], head_width(self.model)
-                sample = {"step": step, "prompt": inputs[i]["prompt"]}
+                sample = {"step": step + 1, "prompt": inputs[i]["prompt"]}
                 sample["completion"] = self.completions[i]
                 sample["token_ids"] = self.completion_ids[i]
                 sample["rewards"] = dict(
@@ -206,7 +206,13 @@ class CoherentGRPO(SampledGRPO):
 
     def batch_field(self) -> list[dict[str, torch.Tensor]]:
         """The field of every completion of this batch, on this rank."""
-        return self.score()
+        fields = self.score()
+        ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
+        if self.mask_truncated_completions:  # those have no say, thus no field
+            for tokens, field in zip(self.completion_ids, fields, strict=True):
+                if tokens[-1] not in ends:
+                    field["token_entropies"].fill_(torch.nan)
+        return fields
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
         batch = super()._generate_and_score_completions(inputs)

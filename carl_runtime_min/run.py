@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from carl_runtime_min.errors import UsageError
+from carl_runtime_min.strict_json import json_value
 
 COMPLETE = "complete.json"  # written last: what lies beside it is whole
 
@@ -21,11 +21,14 @@ def write_json(path: Path, value: Any) -> None:
     """Replace `path` in one step: readers see the old file or the new, never half."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with draft.open("w") as file:
-        json.dump(value, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    try:
+        with draft.open("w") as file:
+            json.dump(json_value(value), file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> Any:
@@ -47,38 +50,40 @@ class RunDir:
         self.checkpoints = path / "checkpoints" / phase
 
     def append(self, name: str, record: dict[str, Any]) -> None:
-        """Add a line to `<name>.jsonl`; what JSON cannot hold (NaN) becomes null."""
-        for key, value in record.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                record = {**record, key: None}
+        """Add a line to `<name>.jsonl`."""
         if self.rank == 0:
+            record = json_value({"phase": self.phase, **record})
             with (self.path / f"{name}.jsonl").open("a") as file:
-                file.write(json.dumps({"phase": self.phase, **record}) + "\n")
+                file.write(json.dumps(record) + "\n")
 
     def records(self, name: str) -> list[dict[str, Any]]:
         """The lines of `<name>.jsonl`; one that a crash tore is left out."""
         path = self.path / f"{name}.jsonl"
-        lines = path.read_bytes().split(b"\n") if path.is_file() else []
-        return [json.loads(line) for line in lines if line.endswith(b"}")]
+        lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+        return [json.loads(line) for line in lines]
 
     def rewind(self, step: int) -> None:
-        """Forget this phase's records after `step`: they are about to happen again."""
-        for name in ("metrics", "samples") if self.rank == 0 else ():
-            kept, path = self.records(name), self.path / f"{name}.jsonl"
+        """Forget what this phase did after `step`: it is about to happen again."""
+        for folder in complete_checkpoints(self.checkpoints) if self.rank == 0 else ():
+            if read_json(folder / COMPLETE)["step"] > step:
+                (folder / COMPLETE).unlink()
+        for path in self.path.glob("*.jsonl") if self.rank == 0 else ():
             with path.with_suffix(".draft").open("w") as file:
-                for record in kept:
+                for record in self.records(path.stem):
                     if record["phase"] != self.phase or record["step"] <= step:
                         file.write(json.dumps(record) + "\n")
             path.with_suffix(".draft").replace(path)
 
     def start(self) -> Path | None:
         """The checkpoint to continue from, or None to start afresh."""
+        last = next(reversed(complete_checkpoints(self.checkpoints)), None)
+        chosen = Path(self.resume).resolve()
         if self.resume in ("auto", "never"):
-            return next(reversed(complete_checkpoints(self.checkpoints)), None)
-        if not (Path(self.resume) / COMPLETE).is_file():
+            return last
+        if not (chosen / COMPLETE).is_file():
             remedy = f"choose one under {self.checkpoints}"
             raise UsageError(f"{self.resume} is no complete checkpoint", remedy=remedy)
-        return Path(self.resume)
+        return chosen if chosen.parent.name == self.phase else last
 
     def summarise(self, **facts: Any) -> None:
         """Add `facts` to summary.json."""

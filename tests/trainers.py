@@ -8,7 +8,9 @@ from typing import Any
 import torch
 
 from carl_runtime_min.cascade import Cascade
-from carl_runtime_min.fit import head_width
+from carl_runtime_min.fit import Observer, head_width
+from carl_runtime_min.gate import PhaseTransitionGate
+from carl_runtime_min.gate_watch import GateWatch
 from carl_runtime_min.grpo import CoherenceReward, CoherentGRPO
 from carl_runtime_min.run import RunDir
 from tests import tiny
@@ -109,6 +111,47 @@ def grpo(
     if mixin:
         trainer.record_in(run, samples_every)
     return trainer
+
+
+def sft(folder: Path, gate: Any = None, **given: Any) -> tuple[Any, Any]:
+    """An SFT trainer, and the watch that shows it the gate (default: never fires)."""
+    from trl import SFTConfig, SFTTrainer
+
+    run = run_dir(folder, "sft")
+    rows = chats()
+    answers = [[{"role": "assistant", "content": x}] for x in rows["answer"]]
+    rows = rows.remove_columns("answer").add_column("completion", answers)
+    options = {"per_device_train_batch_size": 4, "max_length": 64}
+    trainer = SFTTrainer(
+        given.pop("model", None) or tiny.model(),
+        args=SFTConfig(**arguments(run, **(options | given))),
+        train_dataset=rows,
+        processing_class=tiny.tokenizer(),
+    )
+    gate = gate or PhaseTransitionGate(threshold=2.0)
+    return trainer, GateWatch(trainer, gate, "mean_token_accuracy", stop=True)
+
+
+class Crash(Observer):
+    """Ends training like a crash: after a step, when all is written and saved."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.step:
+            raise KeyboardInterrupt("the machine is gone")
+
+
+class Asked:
+    """A stop request that comes during the given step, counted in optimizer steps."""
+
+    def __init__(self, step: int | None = None) -> None:
+        self.step, self.steps = step, 0
+
+    def asked(self) -> bool:
+        self.steps += 1
+        return self.steps == self.step
 
 
 def same_weights(a: Any, b: Any) -> bool:

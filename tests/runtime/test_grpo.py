@@ -86,7 +86,7 @@ def close(row: dict[str, Any]) -> bool:
         (CoherentGRPO, tiny.model, {"temperature": 0.7, "top_k": 5, "top_p": 0.9}),
         (CoherentGRPO, tiny.model, {"repetition_penalty": 1.3, "min_p": 0.05}),
         (CoherentGRPO, tiny.model, {"gradient_checkpointing": True}),
-        (CoherentGRPO, tiny.model, {"mask_truncated_completions": True, **WINDOW}),
+        (CoherentGRPO, tiny.model, WINDOW),
         (CoherentGRPO, adapted, {**STEPS}),
         (CoherentGRPO, adapted, {"beta": 0.1, **STEPS}),
         (CoherentGRPO, tiny.model, {"gradient_accumulation_steps": 2}),
@@ -352,15 +352,18 @@ def test_truncated_completions_that_are_masked_are_unscored(tmp_path: Path) -> N
         model=model,
         carl=witness,
         mask_truncated_completions=True,
-        **UNSCALED,
+        **{**UNSCALED, "steps_per_generation": 2},
     )
     trainer.train()
     ends = set(model.generation_config.eos_token_id)
     cut = [row["ids"][-1] not in ends for row in witness.rows]
     assert 0 < sum(cut) < len(cut)
     assert logged(trainer, "rewards/unscored") == [sum(cut)]
-    zero = [advantage == 0 for advantage in trainer.noted[0]]
-    assert all(z for z, truncated in zip(zero, cut, strict=True) if truncated)
+    found = zip(witness.rows, trainer.noted[0], cut, strict=True)
+    for row, advantage, truncated in found:
+        assert (row["reward"] is None) == truncated
+        assert close(row) != truncated
+        assert not (truncated and advantage)
 
 
 class Counted(GRPOTrainer):

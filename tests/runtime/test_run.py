@@ -169,6 +169,15 @@ def test_a_run_continues_from_a_chosen_checkpoint(tmp_path: Path) -> None:
         assert str(run.checkpoints) in refused.value.remedy
 
 
+def test_going_back_to_a_checkpoint_forgets_the_later_ones(tmp_path: Path) -> None:
+    run = run_dir(tmp_path)
+    second, _ = checkpoint(run, 2), checkpoint(run, 10)
+    other = checkpoint(run_dir(tmp_path, "sft"), 10)
+    run.rewind(2)
+    assert complete_checkpoints(run.checkpoints) == [second]
+    assert run_dir(tmp_path, "sft").start() == other
+
+
 def test_a_chosen_checkpoint_is_that_of_its_own_phase_only(tmp_path: Path) -> None:
     """`--resume PATH` reaches every phase of a pipeline."""
     chosen = checkpoint(run_dir(tmp_path, "sft"), 2)
