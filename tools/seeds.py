@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -34,12 +35,14 @@ def run(seed: int) -> dict[str, Any]:
     command = [sys.executable, "train.py", "--run-dir", "run"]
     started = time.monotonic()
     with (folder / "output.txt").open("w") as output:
-        done = subprocess.run(command, cwd=folder, stdout=output, stderr=output)
-    seconds = time.monotonic() - started
-    if done.returncode not in OUTCOMES:
-        sys.exit(f"seed {seed}: exit code {done.returncode}, see {output.name}")
+        child = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
+        _, status, usage = os.wait4(child.pid, 0)
+    times = {"wall": time.monotonic() - started, "cpu": usage.ru_utime + usage.ru_stime}
+    code = os.waitstatus_to_exitcode(status)
+    if code not in OUTCOMES:
+        sys.exit(f"seed {seed}: exit code {code}, see {output.name}")
     summary = json.loads((folder / "run" / "summary.json").read_text())
-    result = {"seed": seed, "code": done.returncode, "seconds": seconds, **summary}
+    result = {"seed": seed, "code": code, **times, **summary}
     kept.write_text(json.dumps(result))
     return result
 
@@ -55,15 +58,18 @@ def row(result: dict[str, Any]) -> str:
         f"{found['p_value']:.0e}" if found else "-",
         result.get("cascade_step"),
         found.get("verdict", "gate not fired"),
-        f"{result['seconds']:.0f} s",
+        f"{result['wall']:.0f} s",
+        f"{result['cpu']:.0f} s",
     ]
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
 def main() -> int:
     seeds = [int(text) for text in sys.argv[1:]] or SEEDS
-    print("| seed | gate step | before | after | p | cascade step | verdict | time |")
-    print("| ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: |")
+    print(
+        "| seed | gate step | before | after | p | cascade step | verdict | wall | CPU |"
+    )
+    print("| ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: |")
     passed = 0
     for seed in seeds:
         result = run(seed)
