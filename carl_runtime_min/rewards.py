@@ -98,7 +98,7 @@ def scale_coherence(phi: Tensor, length: Tensor) -> Tensor:
         blocks = length // 2**j  # [B]
         complete = torch.arange(mean.shape[-1], device=phi.device) < blocks[:, None]
         spread = (variance.sqrt() * complete).sum(-1) / blocks  # [B], 0/0 is NaN
-        c[:, j] = (1 - spread).clamp(0, 1)
+        c[:, j] = (1 - spread).clamp(min=0)
     return c
 
 

@@ -183,7 +183,7 @@ def used_by(package: Path, names: list[str]) -> list[str]:
 def try_mutant(folder: str, tests: list[Path]) -> None:
     """In a forked child: exit 0 if the tests pass with the package in `folder`."""
     import pytest
-    from hypothesis import settings
+    from hypothesis import Phase, settings
 
     signal.alarm(TIME_LIMIT)
     quiet = os.open(os.devnull, os.O_WRONLY)
@@ -195,7 +195,13 @@ def try_mutant(folder: str, tests: list[Path]) -> None:
 
     if not carl_runtime_min.__file__.startswith(folder):
         os._exit(99)
-    settings.register_profile("mutants", derandomize=True, database=None)
+    settings.register_profile(
+        "mutants",
+        derandomize=True,
+        database=None,
+        phases=[Phase.explicit, Phase.generate],  # one failure is enough: no shrinking
+        report_multiple_bugs=False,
+    )
     settings.load_profile("mutants")
     options = ["-x", "-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}"]
     os._exit(int(pytest.main([*options, *map(str, tests)])))

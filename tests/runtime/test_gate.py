@@ -157,6 +157,18 @@ def test_the_plateau_gate_agrees_with_the_reference(seed: int) -> None:
     assert fired_at(PlateauGate(), list(values)) == ([] if want is None else [want])
 
 
+@pytest.mark.parametrize("seed", range(60))
+def test_the_plateau_gate_agrees_with_the_reference_on_noise(seed: int) -> None:
+    draw = random.Random(seed)
+    noise = [draw.gauss(0.3, 0.1) for _ in range(120)]
+    want = reference.first_plateau(noise)
+    assert fired_at(PlateauGate(), list(noise)) == ([] if want is None else [want])
+
+
+def test_a_rise_of_exactly_its_standard_error_is_visible() -> None:
+    assert fired_at(PlateauGate(), [0.0] * 40 + [1.0]) == []
+
+
 def test_the_plateau_gate_needs_forty_values() -> None:
     risen = [0.0] * 10 + [1.0] * 100
     assert fired_at(PlateauGate(), risen[:39]) == []

@@ -129,6 +129,11 @@ def test_worth_of_one_transition(before: float, after: float, worth: float) -> N
     assert parts.discontinuity.item() == worth
 
 
+def test_a_fall_of_exactly_the_threshold_is_not_counted() -> None:
+    parts = coherence_components(*batch([[0.03, 0.0, 0.9]]))
+    assert parts.discontinuity.item() == 0.8
+
+
 def test_discontinuity_averages_over_transitions_only() -> None:
     row = [0.1, 0.2, 0.21, 0.9, 0.1]  # 0.8, none, 0.8, 0.2
     parts = coherence_components(*batch([row]))
