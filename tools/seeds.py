@@ -67,7 +67,7 @@ def row(result: dict[str, Any]) -> str:
 def main() -> int:
     seeds = [int(text) for text in sys.argv[1:]] or SEEDS
     print(
-        "| seed | gate step | before | after | p | cascade step | verdict | wall | CPU |"
+        "| seed | gate step | before | after | p | CARL from | verdict | wall | CPU |"
     )
     print("| ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: |")
     passed = 0

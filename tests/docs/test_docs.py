@@ -14,9 +14,11 @@ import pytest
 from pydantic import BaseModel
 
 from carl_bundle.spec.defaults import resolve
+from carl_bundle.spec.load import load
 from carl_bundle.spec.phases import PhaseSettings
 from carl_bundle.spec.train_spec import TrainSpec
 from tests.fake_hub import FakeHub, serve
+from tools.demo_real import SPEC
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
@@ -75,6 +77,13 @@ def test_what_a_document_shows_works(document: Path, tmp_path: Path) -> None:
             else:
                 name = block["text"].partition("\n")[0].removeprefix("# ")
                 (tmp_path / name).write_text(block["text"], encoding="utf-8")
+                if block["kind"] == "yaml":
+                    load(tmp_path / name)
+
+
+def test_the_demo_on_a_real_model_uses_the_spec_that_is_shown() -> None:
+    text = (ROOT / "docs" / "real-model.md").read_text(encoding="utf-8")
+    assert f"# carl.yaml\n{SPEC}```" in text
 
 
 def anchors(document: Path) -> set[str]:
@@ -143,7 +152,8 @@ def default_of(info: Any) -> str:
 
 def phase_rows(name: str) -> list[str]:
     """Likewise for a phase: built-in, with LoRA, all weights."""
-    other = {"model": "a/b", "data": "x.jsonl", "rewards": [{"name": "exact_answer"}]}
+    other: dict[str, Any] = {"method": name, "model": "a/b", "data": "x.jsonl"}
+    other["rewards"] = [{"name": "exact_answer"}] if name == "grpo" else []
     specs = [{}, other, {**other, "lora": False}]
     phases = [getattr(resolve(TrainSpec.model_validate(one)), name) for one in specs]
     found = [f"| `{name}.data` | – | – | – |"]
