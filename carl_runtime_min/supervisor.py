@@ -39,7 +39,8 @@ def supervise(command: list[str], path: Path, lock: int) -> int:
 
     def forward(number: int, frame: Any) -> None:
         received.append(number)
-        os.killpg(child.pid, number if len(received) == 1 else signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, number if len(received) == 1 else signal.SIGKILL)
 
     for number in STOP_SIGNALS:
         signal.signal(number, forward)
@@ -47,13 +48,14 @@ def supervise(command: list[str], path: Path, lock: int) -> int:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)  # whatever the phase left behind
     report = read_json(path / "exit.json")
+    asked = 130 if signal.SIGINT in received else 85
     if report is None:
         raise CarlError(
             f"the phase ended with status {status} (-9: killed, out of memory?)",
             remedy="run the same command again: it goes on from the last checkpoint",
-            exit_code=130 if signal.SIGINT in received else 70,
+            exit_code=asked if received else 70,
         )
-    return int(report["code"])
+    return 85 if received and report["code"] == 0 else int(report["code"])
 
 
 class StopRequest:

@@ -71,7 +71,7 @@ def fit_sft(
 
 
 def test_a_phase_leaves_metrics_checkpoints_model_and_digest(tmp_path: Path) -> None:
-    done, trainer = fit_sft(tmp_path, max_steps=4, save_steps=1)
+    done, _ = fit_sft(tmp_path, max_steps=4, save_steps=1)
     assert done
     rows = metrics(tmp_path)
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
@@ -183,7 +183,7 @@ def test_a_crash_before_the_first_checkpoint_leaves_no_second_record(
 def test_a_stop_leaves_a_checkpoint_from_which_the_run_goes_on(
     tmp_path: Path, step: int
 ) -> None:
-    _, plain = fit_grpo(tmp_path / "plain", max_steps=4, save_steps=4)
+    fit_grpo(tmp_path / "plain", max_steps=4, save_steps=4)
     path = tmp_path / "stopped"
     done, _ = fit_grpo(path, max_steps=4, save_steps=4, stop=Asked(step))
     if not done:
@@ -255,7 +255,7 @@ def test_the_old_checkpoint_goes_only_after_the_new_one_is_complete(
     assert (folder / "checkpoint-2" / "model.safetensors").is_file()
     assert (folder / "checkpoint-3").is_dir()  # half of one, without its mark
     monkeypatch.undo()
-    done, trainer = fit_sft(tmp_path, save_steps=1, max_steps=4)
+    done, _ = fit_sft(tmp_path, save_steps=1, max_steps=4)
     assert done
     assert [row["step"] for row in metrics(tmp_path)] == [1, 2, 3, 4]
     assert (folder / "checkpoint-3" / COMPLETE).is_file()
