@@ -26,6 +26,15 @@ TASKS: dict[str, dict[str, Any]] = {
     "letter_counting": {"min_words": 3, "max_words": 6},
 }
 ROWS, SEED = 40, 42
+COLUMNS = {
+    "step_time": "seconds",
+    "reward": "reward",
+    "rewards/exact_answer/mean": "exact",
+    "carl/weight": "weight",
+    "rewards/carl/mean": "R_CARL",
+    "entropy": "H",
+    "phi": "phi",
+}
 SPEC = """\
 name: real
 method: grpo
@@ -92,7 +101,7 @@ def write_inputs() -> None:
 
 def train() -> float:
     """Render the script and run it; return its peak memory in GB."""
-    carl = Path(sys.executable).parent / "carl"
+    carl = str(Path(sys.executable).parent / "carl")
     command = [carl, "bundle", "carl.yaml", "-o", "train.py", "--force"]
     subprocess.run(command, cwd=FOLDER, check=True)
     subprocess.run(["rm", "-rf", "runs"], cwd=FOLDER, check=True)
@@ -111,14 +120,11 @@ def report(peak: float) -> None:
     lines = (FOLDER / "runs" / "real" / "metrics.jsonl").read_text().splitlines()
     steps = [row for row in map(json.loads, lines) if "step_time" in row]
     seconds = [row["step_time"] for row in steps]
-    print(f"\n{'step':>5}{'seconds':>9}{'reward':>8}{'exact':>7}{'weight':>8}", end="")
-    print(f"{'R_CARL':>8}{'entropy':>9}{'phi':>7}")
+    print("\nstep" + "".join(f"{name:>9}" for name in COLUMNS.values()))
     for row in steps:
-        cells = ("step_time", "reward", "rewards/exact_answer/mean", "carl/weight")
-        cells += ("rewards/carl/mean", "entropy", "phi")
-        values = [row[cell] for cell in cells]
-        shown = ["      -" if v is None else f"{v:7.3f}" for v in values]
-        print(f"{row['step']:>5}  {' '.join(shown)}")
+        values = [row[name] for name in COLUMNS]
+        shown = ["-" if value is None else f"{value:.3f}" for value in values]
+        print(f"{row['step']:>4}" + "".join(f"{cell:>9}" for cell in shown))
     print(f"step time: median {median(seconds):.1f} s, largest {max(seconds):.1f} s")
     print(f"peak memory: {peak:.2f} GB in one process")
     print(f"mean phi: {fmean(row['phi'] for row in steps):.3f}")
