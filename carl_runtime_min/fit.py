@@ -31,6 +31,8 @@ def training_arguments(run: RunDir, settings: dict[str, Any]) -> dict[str, Any]:
     """The spec's trainer arguments, and those that depend on this machine."""
     cuda, bf16 = torch.cuda.is_available(), settings["bf16"]
     return {
+        "project": run.path.name,  # as trackers name it
+        "run_name": f"{run.path.name}-{run.phase}",
         **settings["trainer"],
         "output_dir": str(run.checkpoints),
         "use_cpu": not cuda,

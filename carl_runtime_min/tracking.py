@@ -30,7 +30,6 @@ def trackers(names: list[str], run: RunDir) -> list[Any]:
     """Callbacks for the named services; one that cannot start is left out."""
     from transformers.integrations import get_reporting_integration_callbacks
 
-    os.environ.setdefault("TRACKIO_PROJECT", run.path.name)
     os.environ.setdefault("WANDB_PROJECT", run.path.name)
     started = []
     for name in names:

@@ -208,7 +208,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch, *given: str) -> Namespace:
 def test_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     default = parsed(monkeypatch)
     assert (default.run_dir, default.resume) == (Path("runs/x"), "auto")
-    assert not (default.dry_run or default.self_test or default.phase)
+    assert not any((default.dry_run, default.self_test, default.phase))
     assert parsed(monkeypatch, "--run-dir", "a b").run_dir == Path("a b")
     assert (
         parsed(monkeypatch, "--resume", "ck/checkpoint-3").resume == "ck/checkpoint-3"

@@ -72,7 +72,7 @@ def test_a_report_of_an_earlier_phase_is_not_believed(tmp_path: Path) -> None:
 
 
 def test_a_killed_phase_gets_a_message_and_a_way_on(tmp_path: Path) -> None:
-    with pytest.raises(CarlError, match="status -9.*out of memory") as failed:
+    with pytest.raises(CarlError, match=r"status -9.*out of memory") as failed:
         run_phase(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
     assert failed.value.exit_code == 70
     assert "same command again" in failed.value.remedy

@@ -1,0 +1,66 @@
+"""The model, tokenizer and task that need no network."""
+
+from __future__ import annotations
+
+import torch
+
+from carl_runtime_min.builtin import builtin_model, builtin_rows, builtin_tokenizer
+
+
+def test_every_character_is_a_token_and_comes_back() -> None:
+    words = builtin_tokenizer()
+    text = "reverse 0123456789, please!"
+    ids = words(text)["input_ids"]
+    assert len(ids) == len(text)
+    assert words.decode(ids) == text
+    assert words("é")["input_ids"] == words("?")["input_ids"]
+
+
+def test_a_conversation_ends_with_the_end_token_and_knows_its_answer() -> None:
+    words = builtin_tokenizer()
+    turns = [
+        {"role": "system", "content": "be terse"},
+        {"role": "user", "content": "12"},
+        {"role": "assistant", "content": "21"},
+    ]
+    out = words.apply_chat_template(
+        turns, return_dict=True, return_assistant_tokens_mask=True
+    )
+    ids, mask = out["input_ids"], out["assistant_masks"]
+    learned = [i for i, own in zip(ids, mask, strict=True) if own]
+    assert words.decode(learned) == "21<|end|>"
+    assert ids[-1] == words.eos_token_id
+    prompt = words.apply_chat_template(turns[:2], add_generation_prompt=True)
+    assert ids[: len(prompt["input_ids"])] == prompt["input_ids"]
+    assert words.pad_token_id != words.eos_token_id
+
+
+def test_the_model_is_about_a_million_weights_from_one_seed() -> None:
+    words = builtin_tokenizer()
+    model, same = builtin_model(words, 3), builtin_model(words, 3)
+    other = builtin_model(words, 4)
+    assert 0.9e6 < sum(p.numel() for p in model.parameters()) < 1.2e6
+    assert model.get_output_embeddings().weight.shape[0] == len(words)
+    for a, b, c in zip(*(m.parameters() for m in (model, same, other)), strict=True):
+        assert torch.equal(a, b)
+        assert a.dim() == 1 or not torch.equal(a, c)
+    assert model.generation_config.eos_token_id == words.eos_token_id
+
+
+def test_rows_are_checkable_and_the_parts_never_share_one() -> None:
+    parts = {name: builtin_rows(name, 5, 400) for name in ("sft", "grpo", "eval")}
+    for rows in parts.values():
+        assert len(rows) == 400
+        for row in rows:
+            assert len(row["prompt"]) == 6
+            assert row["prompt"].isdigit()
+            assert row["answer"] == row["prompt"][::-1]
+    seen = [set(rows["prompt"]) for rows in parts.values()]
+    assert not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
+    assert len(seen[2]) > 390
+
+
+def test_rows_depend_on_the_seed_and_on_nothing_else() -> None:
+    rows = builtin_rows("sft", 5, 50)
+    assert builtin_rows("sft", 5, 60)["prompt"][:50] == rows["prompt"][:50]
+    assert builtin_rows("sft", 6, 50)["prompt"][:] != rows["prompt"][:]

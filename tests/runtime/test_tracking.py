@@ -1,0 +1,122 @@
+"""Reporting to services: it happens, and never stands in the way."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import TrainerCallback
+from transformers.integrations import integration_utils
+
+from carl_runtime_min.fit import fit, training_arguments
+from carl_runtime_min.tracking import GuardedTracker, trackers
+from tests import trainers
+from tests.trainers import Asked, run_dir
+
+SETTINGS = {"keep": 1, "result": "model"}
+
+
+def train(folder: Path, callbacks: list[Any], **given: Any) -> Any:
+    trainer, watch = trainers.sft(folder, max_steps=3, **given)
+    run = run_dir(folder, "sft")
+    assert fit(trainer, run, SETTINGS, {}, Asked(), [watch, *callbacks])
+    assert (folder / "model" / "model.safetensors").is_file()
+    return trainer
+
+
+def test_tensorboard_gets_the_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
+    run = run_dir(tmp_path, "sft")
+    train(tmp_path, trackers(["tensorboard"], run))
+    events = EventAccumulator(str(tmp_path / "board"))
+    events.Reload()
+    rows = [row for row in run.records("metrics") if "loss" in row]
+    for name in ("loss", "phi", "mean_token_accuracy"):
+        found = [event.value for event in events.Scalars(f"train/{name}")]
+        assert found == pytest.approx([row[name] for row in rows], rel=1e-5)
+
+
+class Failing(TrainerCallback):
+    """A tracker that fails at one event, and notes the events that it sees."""
+
+    def __init__(self, at: str, error: type[Exception] = ConnectionError) -> None:
+        self.at, self.error = at, error
+        self.seen: list[str] = []
+
+    def note(self, name: str) -> None:
+        self.seen.append(name)
+        if name == self.at:
+            raise self.error("the service is down")
+
+    def on_init_end(self, *args: Any, **kwargs: Any) -> None:
+        self.note("on_init_end")
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.note("on_train_begin")
+
+    def on_log(self, *args: Any, **kwargs: Any) -> None:
+        self.note("on_log")
+
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        self.note("on_train_end")
+
+
+@pytest.mark.parametrize(
+    ("at", "seen"),
+    [
+        ("on_train_begin", ["on_train_begin"]),
+        ("on_log", ["on_train_begin", "on_log"]),
+        (
+            "on_train_end",
+            ["on_train_begin", "on_log", "on_log", "on_log", "on_log", "on_train_end"],
+        ),
+    ],
+)
+def test_a_tracker_that_fails_is_left_behind(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, at: str, seen: list[str]
+) -> None:
+    tracker = Failing(at)
+    with caplog.at_level(logging.WARNING):
+        train(tmp_path, [GuardedTracker(tracker)])
+    assert tracker.seen == seen
+    told = [line for line in caplog.messages if "tracking stopped" in line]
+    assert told == ["tracking stopped: ConnectionError: the service is down"]
+
+
+class Broken(TrainerCallback):
+    def __init__(self) -> None:
+        raise RuntimeError("requires an account")
+
+
+def test_a_tracker_that_cannot_start_is_left_out(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "wandb", Broken)
+    with caplog.at_level(logging.WARNING):
+        started = trackers(["wandb", "tensorboard"], run_dir(tmp_path, "sft"))
+    assert len(started) == 1
+    assert "not tracking with wandb: requires an account" in caplog.messages
+    train(tmp_path, started)
+    assert list((tmp_path / "board").iterdir())
+
+
+def test_trackio_keeps_a_local_record(tmp_path: Path) -> None:
+    run = run_dir(tmp_path, "sft")
+    settings = {"trainer": {}, "bf16": None}
+    names = training_arguments(run, settings)
+    given = {key: names[key] for key in ("project", "run_name")}
+    train(tmp_path, trackers(["trackio"], run), **given)
+    database = Path(os.environ["TRACKIO_DIR"]) / f"{tmp_path.name}.db"
+    rows = sqlite3.connect(database).execute("select distinct run_name from metrics")
+    assert rows.fetchall() == [(f"{tmp_path.name}-sft",)]
