@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import ast
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from carl_bundle.bundler.cut import Definition
 from carl_bundle.bundler.metadata import BLOCK
+from carl_bundle.bundler.modules import Definition
 from carl_bundle.bundler.ruler import CONFIGURATION, Section, sections_of
-from carl_bundle.bundler.source import parse
+from carl_bundle.bundler.source import lines_of, parse
 from carl_bundle.errors import BundleError
 
 FORBIDDEN_CALLS = frozenset(
     ("exec", "eval", "compile", "__import__", "os.system", "os.popen")
 )
 FORBIDDEN_MODULES = frozenset(("pickle", "marshal", "shelve", "dill", "cloudpickle"))
+_SUSPECT = re.compile(
+    r"(?<![.\w])(exec|eval|compile|__import__)\s*\(|os\s*\.\s*(system|popen)"
+    r"|torch\s*\.\s*load|trust_remote_code|shell|pickle|marshal|shelve|dill"
+)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -46,7 +51,7 @@ def check_script(
     _check_slices(sections, definitions)
     origins = {definition.origin for definition in definitions}
     users = user_sections(sections, origins)
-    _check_code(tree, users)
+    _check_code(tree, script, users)
     _check_remote_code(config)
 
 
@@ -62,9 +67,8 @@ def user_sections(sections: Iterable[Section], origins: set[str]) -> list[Sectio
 def config_of(tree: ast.Module) -> ast.expr:
     """Return the expression that a script assigns to CONFIG."""
     for statement in tree.body:
-        match statement:
-            case ast.Assign(targets=[ast.Name(id="CONFIG")], value=value):
-                return value
+        if isinstance(statement, ast.Assign) and _is_config(statement):
+            return statement.value
     raise BundleError("the script has no CONFIG")
 
 
@@ -103,12 +107,32 @@ def _check_slices(
             raise BundleError(f"{section.name}: more than its slices")
 
 
-def _check_code(tree: ast.Module, users: Sequence[Section]) -> None:
-    for node in ast.walk(tree):
-        line = getattr(node, "lineno", 0)
-        for what in _forbidden(node):
-            if not any(user.line <= line <= user.end for user in users):
-                raise BundleError(f"line {line} of the script: {what} is not allowed")
+def _check_code(tree: ast.Module, script: str, users: Sequence[Section]) -> None:
+    """Nothing forbidden outside CONFIG and the user's code.
+
+    Only statements with a line that could hold any of it are walked.
+    """
+    # Python normalizes identifiers, too.
+    lines = lines_of(unicodedata.normalize("NFKC", script))
+    suspects = [n for n, line in enumerate(lines, 1) if _SUSPECT.search(line)]
+    for statement in tree.body:
+        first, last = statement.lineno, statement.end_lineno or 0
+        suspect = any(first <= number <= last for number in suspects)
+        ours = not any(user.line <= first <= user.end for user in users)
+        if suspect and ours and not _is_config(statement):
+            for node in ast.walk(statement):
+                for what in _forbidden(node):
+                    line = getattr(node, "lineno", first)
+                    raise BundleError(
+                        f"line {line} of the script: {what} is not allowed"
+                    )
+
+
+def _is_config(statement: ast.stmt) -> bool:
+    match statement:
+        case ast.Assign(targets=[ast.Name(id="CONFIG")]):
+            return True
+    return False
 
 
 def _forbidden(node: ast.AST) -> Iterator[str]:

@@ -2,106 +2,27 @@
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
-from carl_bundle.bundler.imports import Import, imports_of
+from carl_bundle.bundler.imports import Import
+from carl_bundle.bundler.modules import Definition, Module, collision
 from carl_bundle.bundler.reading_order import READING_ORDER
-from carl_bundle.bundler.scope import BUILTINS, Uses, uses
-from carl_bundle.bundler.source import lines_of, parse, read_source, span
+from carl_bundle.bundler.scope import BUILTINS
+from carl_bundle.bundler.source import read_source
 from carl_bundle.errors import BundleError
 
 RUNTIME = "carl_runtime_min"
-MODULE_GLOBALS = frozenset({"__name__", "__doc__", "__file__"})
 
-
-@dataclass(frozen=True)
-class Definition:
-    """One top-level `def`, `class` or constant, with its exact text.
-
-    Attributes:
-        name: The name it binds.
-        origin: Its file as written in rulers, such as `carl_runtime_min/field.py`.
-        first, last: Its lines in that file, from 1, both included.
-        text: These lines, without the final line end.
-    """
-
-    name: str
-    origin: str
-    first: int
-    last: int
-    text: str
-    node: ast.stmt = field(repr=False, compare=False)
-
-    @cached_property
-    def uses(self) -> Uses:
-        return uses(self.node)
-
-    @property
-    def is_constant(self) -> bool:
-        return isinstance(self.node, ast.Assign | ast.AnnAssign)
-
-    def place(self, name: str = "") -> str:
-        """`file:line` of the definition, or of its first use of a name."""
-        return f"{self.origin}:{self.uses.lines.get(name, self.node.lineno)}"
-
-
-@dataclass(frozen=True)
-class Module:
-    """A source file: its definitions, and what its top-level imports bind."""
-
-    name: str
-    origin: str
-    lines: list[str] = field(repr=False)
-    tree: ast.Module = field(repr=False)
-    definitions: Mapping[str, Definition] = field(repr=False)
-    imports: Mapping[str, tuple[Import, ...]] = field(repr=False)
-
-    @classmethod
-    def parse(cls, name: str, text: str, origin: str) -> Module:
-        tree, lines = parse(text, origin), lines_of(text)
-        definitions: dict[str, Definition] = {}
-        for found in definitions_in(tree.body, lines, origin):
-            if found.name in definitions:
-                raise collision(definitions[found.name], found)
-            definitions[found.name] = found
-        imports: dict[str, tuple[Import, ...]] = {}
-        for statement in tree.body:
-            for one in imports_of(statement, origin):
-                imports[one.binds] = (*imports.get(one.binds, ()), one)
-        return cls(name, origin, lines, tree, definitions, imports)
-
-
-def definitions_in(
-    body: Sequence[ast.stmt], lines: list[str], origin: str
-) -> Iterator[Definition]:
-    """Yield the definitions among top-level statements; others are skipped."""
-    for statement in body:
-        match statement:
-            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
-                pass
-            case ast.AsyncFunctionDef(name=name):
-                pass
-            case ast.Assign(targets=[ast.Name(id=name)]):
-                pass
-            case ast.AnnAssign(target=ast.Name(id=name)):
-                pass
-            case _:
-                continue
-        first, last = span(statement, lines)
-        text = "\n".join(lines[first - 1 : last])
-        yield Definition(name, origin, first, last, text, statement)
-
-
-def collision(one: Definition, other: Definition) -> BundleError:
-    return BundleError(
-        f"two definitions of {one.name}: {one.place()} and {other.place()}",
-        remedy="rename one of them; a script never renames",
-    )
+# Lines that may define a name at the top level. It finds too many, never too few;
+# what it finds is looked up in the syntax tree.
+_MAY_DEFINE = re.compile(
+    r"(?m)^(?:async\s+)?(?:def|class)\s+(\w+)|^([^\W\d]\w*)[ \t]*[:=]"
+)
 
 
 @dataclass(frozen=True)
@@ -113,19 +34,29 @@ class Cut:
 
 
 class Runtime:
-    """The index of a runtime package, read from its files at each call of `read`."""
+    """The source files of a runtime package; a module is parsed when it is needed.
 
-    def __init__(self, modules: Iterable[Module], package: str = RUNTIME) -> None:
+    Args:
+        sources: The text of each module by its name, in reading order.
+        package: The name of the package.
+
+    Raises:
+        BundleError: Two definitions have one name.
+    """
+
+    def __init__(self, sources: Mapping[str, str], package: str = RUNTIME) -> None:
         self.package = package
-        self.modules = {module.name: module for module in modules}
-        self.definitions: dict[str, Definition] = {}
-        self._home: dict[str, Module] = {}
-        for module in self.modules.values():
-            for name, definition in module.definitions.items():
-                if name in self.definitions:
-                    raise collision(self.definitions[name], definition)
-                self.definitions[name] = definition
-                self._home[name] = module
+        self._sources = sources
+        self._parsed: dict[str, Module] = {}
+        self._needs: dict[str, dict[str, Definition]] = {}
+        self._may_define: dict[str, list[str]] = {}
+        for module, text in sources.items():
+            for match in _MAY_DEFINE.finditer(text):
+                homes = self._may_define.setdefault(match[1] or match[2], [])
+                homes += [module] if module not in homes else []
+        for name, homes in self._may_define.items():
+            if len(homes) > 1:
+                self.home(name)
 
     @classmethod
     def read(
@@ -134,8 +65,8 @@ class Runtime:
         """Read every module of the package in `root`, in reading order.
 
         Raises:
-            BundleError: A module has no place in the reading order, a file cannot be
-                parsed, or two definitions have one name.
+            BundleError: A module has no place in the reading order, a file is no UTF-8
+                text, or two definitions have one name.
         """
         root = root or runtime_root()
         found = {path.stem: path for path in root.glob("*.py")}
@@ -147,17 +78,59 @@ class Runtime:
                 remedy="add it to carl_bundle/bundler/reading_order.py",
             )
         return cls(
-            (
-                _read_module(root.name, name, found[name])
+            {
+                name: read_source(found[name], f"{root.name}/{name}.py")
                 for name in order
                 if name in found
-            ),
+            },
             root.name,
         )
 
-    def module_of(self, name: str) -> str:
-        """The dotted name of the module that defines `name`."""
-        return f"{self.package}.{self._home[name].name}"
+    @cached_property
+    def modules(self) -> dict[str, Module]:
+        """All modules by name, in reading order."""
+        return {name: self._module(name) for name in self._sources}
+
+    @cached_property
+    def definitions(self) -> dict[str, Definition]:
+        """All definitions by name, in reading order."""
+        return {
+            name: definition
+            for module in self.modules.values()
+            for name, definition in module.definitions.items()
+        }
+
+    def home(self, name: str) -> Module | None:
+        """The module that defines a name, or None.
+
+        Raises:
+            BundleError: There are two.
+        """
+        modules = map(self._module, self._may_define.get(name, ()))
+        found = [module for module in modules if name in module.definitions]
+        if len(found) > 1:
+            raise collision(found[0].definitions[name], found[1].definitions[name])
+        return found[0] if found else None
+
+    def _module(self, name: str) -> Module:
+        if name not in self._parsed:
+            origin = f"{self.package}/{name}.py"
+            self._parsed[name] = Module.parse(name, self._sources[name], origin)
+        return self._parsed[name]
+
+    def _home_of(self, definition: Definition) -> Module:
+        return self._module(Path(definition.origin).stem)
+
+    def definition(self, name: str) -> Definition:
+        """The definition of a name.
+
+        Raises:
+            BundleError: There is none.
+        """
+        home = self.home(name)
+        if home is None:
+            raise BundleError(f"{self.package} defines no {name}")
+        return home.definitions[name]
 
     def dependencies(self, definition: Definition) -> dict[str, Definition]:
         """Return the definitions that one definition refers to, by name.
@@ -165,17 +138,18 @@ class Runtime:
         Raises:
             BundleError: It reads a name that nothing defines.
         """
-        home = self._home[definition.name]
-        needed = {}
-        for name in sorted(definition.uses.names):
-            target = self._resolve(name, home, definition)
-            if target is not None:
-                needed[name] = target
-        return needed
+        if definition.name not in self._needs:
+            home = self._home_of(definition)
+            targets = {
+                name: self._resolve(name, home, definition)
+                for name in sorted(definition.uses.names)
+            }
+            self._needs[definition.name] = {k: v for k, v in targets.items() if v}
+        return self._needs[definition.name]
 
     def imports(self, definition: Definition) -> dict[str, tuple[Import, ...]]:
         """Return the imports from outside the package that a definition needs."""
-        imported = self._home[definition.name].imports
+        imported = self._home_of(definition).imports
         return {
             name: imported[name]
             for name in sorted(definition.uses.names & imported.keys())
@@ -185,13 +159,12 @@ class Runtime:
     def cut(self, roots: Iterable[str]) -> Cut:
         """Return what the named definitions need, themselves included."""
         reached: dict[str, Definition] = {}
-        pending = sorted(set(roots), reverse=True)
+        pending = [self.definition(name) for name in sorted(roots)]
         while pending:
-            name = pending.pop()
-            if name in reached:
-                continue
-            reached[name] = self.definitions[name]
-            pending += sorted(self.dependencies(reached[name]), reverse=True)
+            definition = pending.pop()
+            if definition.name not in reached:
+                reached[definition.name] = definition
+                pending += self.dependencies(definition).values()
         ordered = self._ordered(reached)
         imports: dict[str, tuple[Import, ...]] = {}
         for definition in ordered:
@@ -221,9 +194,8 @@ class Runtime:
                 place(earlier, (*above, definition.name))
             placed[definition.name] = definition
 
-        for name in self.definitions:
-            if name in reached:
-                place(reached[name], ())
+        for definition in self._in_reading_order(reached.values()):
+            place(definition, ())
         return tuple(placed.values())
 
     def _before(self, definition: Definition) -> list[Definition]:
@@ -231,7 +203,7 @@ class Runtime:
 
         A function that is called at that moment needs all that its body reads.
         """
-        needed = self.dependencies(definition)
+        needed = dict(self.dependencies(definition))
         before = {name for name in definition.uses.now if name in needed}
         pending = [name for name in definition.uses.called if name in needed]
         while pending:
@@ -240,7 +212,11 @@ class Runtime:
             before |= inner.keys()
             needed |= inner
         before.discard(definition.name)
-        return [self.definitions[name] for name in self.definitions if name in before]
+        return self._in_reading_order(needed[name] for name in before)
+
+    def _in_reading_order(self, found: Iterable[Definition]) -> list[Definition]:
+        places = {name: place for place, name in enumerate(self._sources)}
+        return sorted(found, key=lambda d: (places[Path(d.origin).stem], d.first))
 
     def _resolve(
         self, name: str, home: Module, definition: Definition
@@ -262,7 +238,8 @@ class Runtime:
         return one.module.partition(".")[0] == self.package
 
     def _imported(self, one: Import) -> Definition:
-        module = self.modules.get(one.module.partition(".")[2])
+        name = one.module.partition(".")[2]
+        module = self._module(name) if name in self._sources else None
         if module is None or (one.name or "") not in module.definitions:
             raise BundleError(
                 f"{one.place}: {one.module} defines no {one.name or 'such name'}",
@@ -303,8 +280,3 @@ def runtime_root() -> Path:
             remedy="install carl-bundle again",
         )
     return Path(found.submodule_search_locations[0])
-
-
-def _read_module(package: str, name: str, path: Path) -> Module:
-    origin = f"{package}/{name}.py"
-    return Module.parse(name, read_source(path, origin), origin)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from carl_bundle.bundler.checks import config_of
 from carl_bundle.bundler.conditions import choices_by_line
-from carl_bundle.bundler.cut import Definition, definitions_in
 from carl_bundle.bundler.imports import imported_modules, imports_of
+from carl_bundle.bundler.modules import Definition, definitions_in
 from carl_bundle.bundler.provenance import Script
 from carl_bundle.bundler.ruler import CONFIGURATION, HEADER, WIRING, Section, is_ruler
 from carl_bundle.bundler.source import lines_of, parse

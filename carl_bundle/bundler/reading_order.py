@@ -9,6 +9,7 @@ from __future__ import annotations
 
 READING_ORDER = (
     "errors",
+    "strict_json",
     "run",
     "constants",
     "field",

@@ -12,22 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from carl_bundle.bundler.checks import check_script
-from carl_bundle.bundler.cut import (
-    MODULE_GLOBALS,
-    Cut,
-    Definition,
-    Module,
-    Runtime,
-    merge_imports,
-)
+from carl_bundle.bundler.cut import Cut, Runtime, merge_imports
 from carl_bundle.bundler.imports import Import, import_block, imported_modules
 from carl_bundle.bundler.literal import py_literal
 from carl_bundle.bundler.metadata import metadata_block, requirements
+from carl_bundle.bundler.modules import MODULE_GLOBALS, Definition, Module
 from carl_bundle.bundler.notice import NOTICE
 from carl_bundle.bundler.reading_order import READING_ORDER
 from carl_bundle.bundler.ruler import CONFIGURATION, WIRING, under_ruler
 from carl_bundle.bundler.scope import BUILTINS, uses
-from carl_bundle.bundler.source import parse
 from carl_bundle.bundler.user_code import UserCode, read_user_code
 from carl_bundle.errors import BundleError
 
@@ -75,7 +68,9 @@ class Wiring:
         while start < len(module.lines) and not module.lines[start].strip():
             start += 1
         below = "\n".join(module.lines[start:]).rstrip("\n")
-        found = [uses(statement) for statement in body[1 + count :]]
+        found = [one.uses for one in module.definitions.values()]
+        defined = {id(one.node) for one in module.definitions.values()}
+        found += [uses(s) for s in body[1 + count :] if id(s) not in defined]
         bound = module.definitions.keys() | module.imports.keys()
         known = bound | BUILTINS | MODULE_GLOBALS
         needs = frozenset().union(*(one.names for one in found)) - known
@@ -168,36 +163,42 @@ class Bundler:
         user = user_code or read_user_code(plan.user_code, user_root or Path())
         cut = self.runtime.cut(self._roots(wiring))
         imports = _script_imports(wiring, cut)
+        contained = () if library else cut.definitions
         if library:
             imports = self._library_imports(wiring)
         _check_collisions(wiring, cut, imports, user)
         sections = [under_ruler(CONFIGURATION, _config(plan))]
-        sections += [] if library else runtime_sections(cut.definitions)
+        sections += runtime_sections(contained)
         sections += [under_ruler(one.name, one.text) for one in user.sections]
         sections.append(under_ruler(WIRING, wiring.body))
         block = import_block([FUTURE, *imports], self.runtime.package)
         code = f"{block}\n\n" + "\n\n\n".join(sections)
+        # Most slices import nothing inside; walking a tree is slow.
+        slices = [one.node for one in contained if "import " in one.text]
         dependencies = requirements(
-            self._modules(code) - user.modules,
+            self._modules(imports, [wiring.module.tree, *slices]),
             user.modules,
             plan.dependencies,
         )
         metadata = metadata_block(dependencies, plan.config["spec"], __version__)
         script = f"{NOTICE}\n\n{metadata}\n{wiring.docstring}\n\n{code}\n"
-        check_script(script, plan.config, cut.definitions if not library else ())
+        check_script(script, plan.config, contained)
         return script
 
-    def _modules(self, code: str) -> set[str]:
-        """What code imports, the runtime itself left out."""
+    def _modules(self, imports: Iterable[Import], code: Iterable[ast.AST]) -> set[str]:
+        """What a script imports, at its top or in functions; not the runtime itself."""
+        modules = {one.module for one in imports}
+        modules |= {f"{one.module}.{one.name}" for one in imports if one.name}
+        for node in code:
+            modules |= imported_modules(node)
+        package = self.runtime.package
         return {
-            module
-            for module in imported_modules(parse(code, "the script"))
-            if module.partition(".")[0] != self.runtime.package
+            m for m in modules if m.partition(".")[0] not in (package, "__future__")
         }
 
     def _roots(self, wiring: Wiring) -> set[str]:
         roots = wiring.needs - {CONFIG}
-        unknown = sorted(roots - self.runtime.definitions.keys())
+        unknown = sorted(name for name in roots if self.runtime.home(name) is None)
         if unknown:
             raise BundleError(
                 f"{wiring.module.origin} uses {unknown[0]}, which neither it nor "
@@ -208,8 +209,9 @@ class Bundler:
 
     def _library_imports(self, wiring: Wiring) -> list[Import]:
         ours = [
-            Import(self.runtime.module_of(name), name, None)
+            Import(f"{self.runtime.package}.{home.name}", name, None)
             for name in self._roots(wiring)
+            if (home := self.runtime.home(name))
         ]
         return [*_flat(wiring.module.imports), *ours]
 

@@ -16,6 +16,32 @@ from dataclasses import dataclass, field
 BUILTINS = frozenset(dir(builtins))
 Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
+_SCOPES = frozenset(
+    (
+        ast.FunctionDef,
+        ast.AsyncFunctionDef,
+        ast.ClassDef,
+        ast.Lambda,
+        ast.ListComp,
+        ast.SetComp,
+        ast.DictComp,
+        ast.GeneratorExp,
+    )
+)
+_BINDERS = frozenset(
+    (
+        ast.Import,
+        ast.ImportFrom,
+        ast.ExceptHandler,
+        ast.MatchAs,
+        ast.MatchStar,
+        ast.MatchMapping,
+        ast.Global,
+        ast.Nonlocal,
+    )
+)
+# Many nodes are one of these; they neither bind a name nor hold another node.
+_LEAVES = frozenset((ast.Constant, ast.Load, ast.Store, ast.Del, ast.Pass))
 
 
 @dataclass
@@ -60,43 +86,59 @@ def bound_by(nodes: Iterable[ast.AST]) -> dict[str, int]:
     return {name: line for name, line in bound.items() if name not in outer}
 
 
+def _children(node: ast.AST) -> list[ast.AST]:
+    """The nodes directly below one; `ast.iter_child_nodes`, without its overhead."""
+    found: list[ast.AST] = []
+    for name in node._fields:
+        value = getattr(node, name, None)
+        if isinstance(value, list):
+            found += [item for item in value if isinstance(item, ast.AST)]
+        elif isinstance(value, ast.AST):
+            found.append(value)
+    return [child for child in found if child.__class__ not in _LEAVES]
+
+
 def _bindings(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, int, bool]]:
     """Yield (name, line, whether it is local) without entering nested scopes."""
     pending = list(nodes)
     while pending:
         node = pending.pop()
-        match node:
-            case ast.Name(id=name, ctx=ast.Store() | ast.Del()):
-                yield name, node.lineno, True
-            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
-                yield node.name, node.lineno, True
+        if isinstance(node, ast.Name):
+            if not isinstance(node.ctx, ast.Load):
+                yield node.id, node.lineno, True
+        elif node.__class__ in _SCOPES:
+            yield from _bound_outside(node)
+            if isinstance(node, Function | ast.ClassDef):
                 pending += _outside_body(node)
-                continue
-            case ast.Lambda():
-                pending += _outside_body(node)
-                continue
-            case ast.ListComp() | ast.SetComp() | ast.DictComp() | ast.GeneratorExp():
-                for walrus in _walruses(node):
-                    yield walrus.id, walrus.lineno, True
-                continue
-            case ast.Import() | ast.ImportFrom():
-                for alias in node.names:
-                    name = alias.asname or alias.name.partition(".")[0]
-                    yield name, node.lineno, True
-            case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)):
-                yield name, node.lineno, True
-            case ast.MatchStar(name=str(name)) | ast.MatchMapping(rest=str(name)):
-                yield name, node.lineno, True
-            case ast.Global() | ast.Nonlocal():
-                for name in node.names:
-                    yield name, node.lineno, False
-        pending += ast.iter_child_nodes(node)
+        else:
+            if node.__class__ in _BINDERS:
+                yield from _bound_by_statement(node)
+            pending += _children(node)
 
 
-def _walruses(node: ast.AST) -> Iterator[ast.Name]:
-    for inner in ast.walk(node):
-        if isinstance(inner, ast.NamedExpr):
-            yield inner.target
+def _bound_outside(node: ast.AST) -> Iterator[tuple[str, int, bool]]:
+    """What a nested scope binds in the scope around it."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        yield node.name, node.lineno, True
+    elif not isinstance(node, ast.Lambda):
+        for inner in ast.walk(node):
+            if isinstance(inner, ast.NamedExpr):
+                yield inner.target.id, inner.lineno, True
+
+
+def _bound_by_statement(node: ast.AST) -> Iterator[tuple[str, int, bool]]:
+    match node:
+        case ast.Import() | ast.ImportFrom():
+            for alias in node.names:
+                name = alias.asname or alias.name.partition(".")[0]
+                yield name, node.lineno, True
+        case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)):
+            yield name, node.lineno, True
+        case ast.MatchStar(name=str(name)) | ast.MatchMapping(rest=str(name)):
+            yield name, node.lineno, True
+        case ast.Global() | ast.Nonlocal():
+            for name in node.names:
+                yield name, node.lineno, False
 
 
 def _outside_body(node: Function | ast.ClassDef) -> list[ast.expr]:
@@ -126,6 +168,10 @@ class _Reader(ast.NodeVisitor):
         self.found = Uses()
         self.scopes: tuple[_Scope, ...] = ()
         self.running = False
+
+    def generic_visit(self, node: ast.AST) -> None:
+        for child in _children(node):
+            self.visit(child)
 
     def visit_Name(self, node: ast.Name) -> None:
         if not isinstance(node.ctx, ast.Load):

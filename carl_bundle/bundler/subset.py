@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from carl_bundle.bundler.cut import MODULE_GLOBALS, Definition, Module, Runtime
+from carl_bundle.bundler.cut import Runtime
 from carl_bundle.bundler.imports import imports_of
+from carl_bundle.bundler.modules import MODULE_GLOBALS, Definition, Module
 from carl_bundle.bundler.reading_order import READING_ORDER
 from carl_bundle.bundler.scope import BUILTINS
 

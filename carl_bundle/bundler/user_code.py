@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from carl_bundle.bundler.cut import Definition, Module
 from carl_bundle.bundler.imports import Import, imported_modules, imports_of
+from carl_bundle.bundler.modules import Definition, Module
 from carl_bundle.bundler.ruler import is_ruler
 from carl_bundle.bundler.scope import BUILTINS, uses
 from carl_bundle.bundler.source import read_source

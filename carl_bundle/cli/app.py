@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -33,8 +34,16 @@ UNEXPECTED, INTERRUPTED, CLOSED_PIPE = 70, 130, 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `carl` and return its exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    """Run `carl` and return its exit code.
+
+    Args:
+        arguments: The command line; that of this process by default.
+    """
+    if arguments is None:
+        # This process ends before its garbage would matter.
+        gc.disable()
+        arguments = sys.argv[1:]
+    given = list(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(

@@ -103,6 +103,7 @@ def test_a_choice_is_a_flag_or_a_plain_word(tmp_path: Path, choice: object) -> N
         (WIRING.replace('"""Trains nothing."""', ""), "no docstring"),
         (WIRING + "\nimport json\n", "an import below other code"),
         (WIRING.replace('"""Run."""', "eval('1')"), r"eval\(\) is not allowed"),
+        (WIRING.replace('"""Run."""', "ｅval('1')"), r"eval\(\) is not allowed"),
         (WIRING.replace('"""Run."""', "import pickle"), "import pickle"),
         (WIRING.replace('"""Run."""', "f(trust_remote_code=True)"), "uses f"),
         (WIRING.replace('"""Run."""', "sys.f(shell=True)"), "shell=True"),

@@ -1,0 +1,144 @@
+"""Cold start of the command, as ratios within one run.
+
+    python benchmarks/cli.py [--rounds 15]
+
+Fresh processes, interleaved; medians of wall time. Exits 1 if a goal is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "black")
+SPEC = """\
+name: bench
+method: grpo
+model: {model}
+data: rows.jsonl
+rewards:
+  - name: exact_answer
+grpo:
+  max_steps: 10
+"""
+CONFIG = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 512,
+    "max_position_embeddings": 1024,
+}
+LOAD = "from carl_bundle.spec.load import load; load('carl.yaml')"
+
+
+def programs() -> dict[str, list[str]]:
+    """The command lines to time, by name."""
+    python = [sys.executable, "-c"]
+    carl = (
+        "import sys; from carl_bundle.cli.app import main; "
+        "sys.argv[1:] = {}; sys.exit(main())"
+    )
+    return {
+        "carl bundle SPEC.yaml": [*python, carl.format(["bundle", "carl.yaml"])],
+        "build the same TrainSpec": [*python, f"import typer, jinja2, yaml; {LOAD}"],
+        "import typer, pydantic, jinja2": [*python, "import typer, pydantic, jinja2"],
+        "carl --help": [*python, carl.format(["--help"])],
+        "import typer, rich": [*python, "import typer, rich"],
+    }
+
+
+GOALS = (
+    ("carl bundle SPEC.yaml", "build the same TrainSpec", 1.5),
+    ("build the same TrainSpec", "import typer, pydantic, jinja2", 2.5),
+    ("carl --help", "import typer, rich", 1.5),
+)
+
+
+def write_project(folder: Path) -> None:
+    """A spec with a local model: its small files, no weights."""
+    model = folder / "model"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps(CONFIG))
+    template = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+    settings = {"chat_template": template, "eos_token": "</s>"}
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    rows = '{"prompt": "1+1", "answer": "2"}\n'
+    (folder / "rows.jsonl").write_text(rows)
+    (folder / "carl.yaml").write_text(SPEC.format(model=model))
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """This one, with bytecode kept in a folder: an installed package has it."""
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
+
+
+def measure(folder: Path, rounds: int) -> dict[str, float]:
+    """Median seconds of each program; every round runs each once."""
+    found: dict[str, list[float]] = {name: [] for name in programs()}
+    for _ in range(rounds + 1):
+        for name, command in programs().items():
+            start = time.perf_counter()
+            subprocess.run(
+                command,
+                cwd=folder,
+                env=environment(folder),
+                check=True,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            found[name].append(time.perf_counter() - start)
+    # The first round fills the caches of the file system and of bytecode.
+    return {name: statistics.median(times[1:]) for name, times in found.items()}
+
+
+def heavy_imports(folder: Path, arguments: list[str]) -> list[str]:
+    """The heavy libraries that a command imports."""
+    program = (
+        "import sys; from carl_bundle.cli.app import main; "
+        f"main({arguments!r}); "
+        f"print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=folder, capture_output=True, check=True)
+    return [name for name in HEAVY if repr(name).encode() in done.stderr]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    rounds = parser.parse_args().rounds
+    failed = False
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_project(folder)
+        for arguments in (["--help"], ["bundle", "carl.yaml"]):
+            heavy = heavy_imports(folder, arguments)
+            failed |= bool(heavy)
+            print(f"carl {' '.join(arguments)} imports {heavy or 'nothing heavy'}")
+        seconds = measure(folder, rounds)
+    for program, baseline, limit in GOALS:
+        ratio = seconds[program] / seconds[baseline]
+        failed |= ratio > limit
+        print(
+            f"{'ok  ' if ratio <= limit else 'MISS'} {ratio:5.2f} <= {limit}  "
+            f"{program} ({seconds[program] * 1000:.0f} ms) / "
+            f"{baseline} ({seconds[baseline] * 1000:.0f} ms)"
+        )
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
