@@ -155,7 +155,7 @@ def damp_ties(
     total = task_rewards.nansum(-1)  # [B]
     lowest = total.masked_fill(absent, math.inf).view(-1, num_generations).amin(-1)
     highest = total.masked_fill(absent, -math.inf).view(-1, num_generations).amax(-1)
-    tied = (highest <= lowest) | torch.isclose(highest, lowest, rtol=1e-6)  # [groups]
+    tied = torch.isclose(highest, lowest, rtol=1e-6)  # [groups]
     return advantages.where(
         ~tied.repeat_interleave(num_generations), advantages * factor
     )

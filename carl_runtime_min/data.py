@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,17 +32,17 @@ def file_rows(source: dict[str, Any]) -> Any:
         remedy = f"the path is relative to where the script runs, here {Path.cwd()}"
         raise UsageError(f"there is no file {source['id']}", remedy=remedy)
     try:
-        return load_dataset(kind, data_files=source["id"], split="train")
-    except DatasetGenerationError as error:
-        remedy = "every line must be a JSON object with the same columns and types"
-        reason = f"{source['id']}: {error.__cause__ or error}"
+        return load_dataset(kind, data_files=glob.escape(source["id"]), split="train")
+    except (DatasetGenerationError, ValueError, StopIteration) as error:
+        remedy = "it needs rows with the same columns; in JSONL each line is an object"
+        reason = f"{source['id']}: {error.__cause__ or error or 'no rows'}"
         raise UsageError(reason, remedy=remedy) from error
 
 
 def prepared(
     rows: Any, source: dict[str, Any], needed: Sequence[str], tokenizer: Any
 ) -> Any:
-    """Rename columns to ours, cut to `limit`, turn plain text into conversations.
+    """Rename columns to ours, choose the rows, turn plain text into conversations.
 
     Text stays text for a tokenizer without a chat template. A prompt that is a whole
     conversation loses its last answer.
@@ -49,20 +50,26 @@ def prepared(
     names = {theirs: ours for ours, theirs in source["columns"].items()}
     wanted = [*names, *(name for name in needed if name not in names.values())]
     absent = [name for name in wanted if name not in rows.column_names]
-    if absent or not len(rows):
+    if absent or len(rows) <= source["skip_last"]:
         raise UsageError(
-            f"{source['id']}: no column {absent[0]!r}" if absent else "no rows at all",
+            f"{source['id']}: no column {absent[0]!r}" if absent else "too few rows",
             remedy=f"map columns under data.columns; there are {rows.column_names}",
         )
+    hidden = [x for x in names.values() if x in rows.column_names and x not in names]
+    rows = rows.remove_columns(hidden)
     rows = rows.rename_columns({a: b for a, b in names.items() if a != b})
-    rows = rows.select(range(min(source["limit"] or len(rows), len(rows))))
+    keep = range(len(rows))[-source["take_last"] :]  # from -0: all
+    rows = rows.select(keep[: len(keep) - source["skip_last"]][: source["limit"]])
     system = [{"role": "system", "content": source["system_prompt"]}]
     roles = {"prompt": "user", "completion": "assistant"}
+    remedy = "every row needs text or a list of messages there"
 
     def converse(row: dict[str, Any]) -> dict[str, Any]:
         shaped = {}
         for name in roles.keys() & row.keys():
             text = row[name]
+            if not isinstance(text, str | list) or text == []:
+                raise UsageError(f"{source['id']}: a {name} is {text!r}", remedy=remedy)
             if isinstance(text, str):
                 text = [{"role": roles[name], "content": text}]
             if name == "prompt" and text[-1]["role"] == "assistant":
@@ -71,7 +78,12 @@ def prepared(
             shaped[name] = prefix + text
         return shaped
 
-    return rows.map(converse) if tokenizer.chat_template else rows
+    if tokenizer.chat_template:
+        return rows.map(converse)
+    if not isinstance(rows[0][needed[0]], str):
+        remedy = "use a chat model or its tokenizer (model.tokenizer), or plain text"
+        raise UsageError("conversations need a chat template", remedy=remedy)
+    return rows
 
 
 def sft_rows(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
@@ -82,3 +94,23 @@ def sft_rows(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
         columns["completion"] = columns["answer"]
     source = {**source, "columns": {name: columns.get(name, name) for name in needed}}
     return prepared(rows, source, needed, tokenizer).select_columns(needed)
+
+
+def fitting(rows: Any, tokenizer: Any, longest: int) -> Any:
+    """Leave out rows whose prompt is longer than `longest` tokens; say how many."""
+
+    def fits(row: dict[str, Any]) -> bool:
+        prompt = row["prompt"]
+        if isinstance(prompt, str):
+            return len(tokenizer(prompt)["input_ids"]) <= longest
+        ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True)
+        return len(ids["input_ids"]) <= longest
+
+    kept = rows.filter(fits)
+    if not kept:
+        raise UsageError(
+            f"no prompt has at most {longest} tokens", remedy="raise grpo.max_length"
+        )
+    if len(kept) < len(rows):
+        print(f"data: left out {len(rows) - len(kept)} prompts over {longest} tokens")
+    return kept

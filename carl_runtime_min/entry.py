@@ -99,7 +99,9 @@ def guarded(action: Callable[[], int]) -> int:
     try:
         return action()
     except (CarlError, OSError) as error:
-        remedy = getattr(error, "remedy", "free space or grant access, then try again")
+        remedy = getattr(
+            error, "remedy", "correct the name, grant the access or free the space"
+        )
         print(f"error: {error}", f"  fix: {remedy}", sep="\n", file=sys.stderr)
         return getattr(error, "exit_code", 4)
     except Exception:

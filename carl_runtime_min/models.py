@@ -15,8 +15,8 @@ def load_tokenizer(source: dict[str, Any]) -> Any:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(
-        source["tokenizer"] or source["id"],
-        revision=source["revision"],
+        source["tokenizer"],
+        revision=source["tokenizer_revision"],
         **source["loading"],
     )
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token

@@ -1,4 +1,4 @@
-"""Sending the result to the hub, after an evaluation that passed."""
+"""Sending the result to the hub, when the phases before have succeeded."""
 
 from __future__ import annotations
 

@@ -6,14 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-
-def json_value(value: Any) -> Any:
-    """`value` in strict JSON: numbers that are not finite are None, keys are text."""
-    if isinstance(value, dict):
-        return {str(key): json_value(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [json_value(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+from carl_runtime_min.strict_json import json_value
 
 
 @dataclass(frozen=True)

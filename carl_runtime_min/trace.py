@@ -18,7 +18,8 @@ from carl_runtime_min.rewards import (
     coherence_components,
     scale_coherence,
 )
-from carl_runtime_min.snapshot import CoherenceSnapshot, json_value
+from carl_runtime_min.snapshot import CoherenceSnapshot
+from carl_runtime_min.strict_json import json_value
 
 BARS = "▁▂▃▄▅▆▇█"
 

@@ -31,7 +31,7 @@ def pass_rate_bounds(passes: int, n: int, alpha: float) -> tuple[float, float]:
 
     def lower(k: int) -> float:
         below, above = 0.0, k / n
-        while k > 0 and above - below > 1e-12:
+        while above - below > 1e-12:
             p = (below + above) / 2
             if binomial_tail(k, n, p) < alpha:
                 below = p

@@ -38,8 +38,8 @@ def configuration(spec: TrainSpec, frozen: TrainSpec) -> dict[str, Any]:
         config["grpo"] = grpo_block(spec)
     if spec.method == "pipeline":
         config["eval"] = eval_block(spec)
-        if spec.push.enabled:
-            config["push"] = spec.push.model_dump(mode="json", exclude={"enabled"})
+    if spec.push.enabled:
+        config["push"] = spec.push.model_dump(mode="json", exclude={"enabled"})
     config["self_test"] = reference_vectors(spec.method)
     config["spec"] = frozen.document()
     return config
@@ -48,19 +48,32 @@ def configuration(spec: TrainSpec, frozen: TrainSpec) -> dict[str, Any]:
 def model_block(spec: TrainSpec) -> dict[str, Any]:
     model, frozen = spec.model, spec.model.frozen
     revision = frozen.commit if frozen and frozen.commit else model.revision
+    tokenizer_revision = revision
+    if model.tokenizer not in (None, model.id):
+        tokenizer_revision = frozen.tokenizer_commit if frozen else None
     return {
         "id": model.id,
         "revision": revision,
         "dtype": model.dtype,
         "adapter": bool(spec.lora),
         "attention": model.attention,
-        "tokenizer": model.tokenizer,
+        "tokenizer": model.tokenizer or model.id,
+        "tokenizer_revision": tokenizer_revision,
         "loading": {"trust_remote_code": True} if model.trust_remote_code else {},
     }
 
 
-def data_block(data: DataSettings) -> dict[str, Any]:
-    return data.model_dump(mode="json", exclude={"sha256"})
+def same_rows(one: DataSettings, other: DataSettings) -> bool:
+    """Whether two blocks read one file or split; the built-in parts are disjoint."""
+    read = [(d.id, d.config, d.split, d.revision) for d in (one, other)]
+    return not one.is_builtin and read[0] == read[1]
+
+
+def data_block(spec: TrainSpec, data: DataSettings) -> dict[str, Any]:
+    """What loads the rows to train on; those that are evaluated are left out."""
+    held_out = spec.method == "pipeline" and same_rows(data, spec.eval.data or data)
+    block = data.model_dump(mode="json", exclude={"sha256"})
+    return {**block, "skip_last": spec.eval.items if held_out else 0, "take_last": 0}
 
 
 def phase_block(
@@ -69,7 +82,7 @@ def phase_block(
     """What both training phases have in common."""
     name = "grpo" if isinstance(phase, GRPOSettings) else "sft"
     block: dict[str, Any] = {
-        "data": data_block(phase.data or spec.data),
+        "data": data_block(spec, phase.data or spec.data),
         "bf16": phase.bf16,
         "keep": phase.save_total_limit,
         "result": "model" if last else f"checkpoints/{name}/model",
@@ -105,12 +118,15 @@ def grpo_block(spec: TrainSpec) -> dict[str, Any]:
     weights = [reward.weight for reward in spec.rewards]
     trainer = {"reward_weights": weights + [carl.weight] * carl.enabled}
     block = phase_block(spec, phase, trainer, last=True)
+    longest = (phase.max_length or 0) - (phase.max_completion_length or 0)
     block["trainer"].pop("max_length", None)
     if (phase.data or spec.data).is_builtin:
         steps, rows = phase.max_steps, phase.per_device_train_batch_size or 1
         rows *= phase.gradient_accumulation_steps or 1
         prompts = rows // (phase.num_generations or 1)
         block["rows"] = prompts * steps if steps else spec.data.limit or 1024
+    else:
+        block["longest_prompt"] = longest
     block["samples_every"] = 10
     block["rewards"] = [reward_block(reward) for reward in spec.rewards]
     if carl.enabled:
@@ -149,8 +165,11 @@ def cascade_block(spec: TrainSpec) -> dict[str, Any]:
 def eval_block(spec: TrainSpec) -> dict[str, Any]:
     settings, data = spec.eval, spec.eval.data or spec.data
     tokens = settings.max_new_tokens or spec.grpo.max_completion_length
+    trained = [spec.sft.data or spec.data, spec.grpo.data or spec.data]
+    last = settings.items if any(same_rows(data, one) for one in trained) else 0
+    rows = {"limit": settings.items, "skip_last": 0, "take_last": last}
     block: dict[str, Any] = {
-        "data": {**data_block(data), "limit": settings.items},
+        "data": {**data_block(spec, data), **rows},
         "temperature": settings.temperature,
         "batch_size": 250 if spec.model.is_builtin else 8,
         "max_new_tokens": tokens,

@@ -47,5 +47,5 @@ def structure(spec: TrainSpec) -> dict[str, str | bool]:
         "tracking": spec.report_to != ("none",),
         "baseline": spec.eval.baseline is not None,
         "threshold": spec.eval.threshold is not None,
-        "push": pipeline and spec.push.enabled,
+        "push": spec.push.enabled,
     }

@@ -130,7 +130,7 @@ def resolve(spec: TrainSpec) -> TrainSpec:
     if not rewards and grpo_data.is_builtin:
         rewards = (Reward(name="exact_answer"),)
     stop = spec.gate.stop
-    eval_data = spec.eval.data or (grpo_data if grpo_data.is_builtin else None)
+    eval_data = spec.eval.data or grpo_data
     return spec.model_copy(
         update={
             "lora": lora,

@@ -28,10 +28,14 @@ def read_repository(repo: str, revision: str | None) -> ModelFiles:
         ConfigurationError: Access needs a token or a granted request.
         RemoteError: The hub does not answer.
     """
-    if revision is not None and SHA.fullmatch(revision):
-        return _download(repo, revision, NAMES, None)
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, try_to_load_from_cache
 
+    pinned = revision is not None and SHA.fullmatch(revision) is not None
+    if pinned and isinstance(
+        try_to_load_from_cache(repo, "config.json", revision=revision), str
+    ):
+        return _download(repo, str(revision), NAMES, None)
+    # Asking for the list first fails at once without network; a download retries.
     with _explained("model", repo, revision):
         info = HfApi().model_info(
             repo, revision=revision, timeout=TIMEOUT, files_metadata=True

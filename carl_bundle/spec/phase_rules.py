@@ -36,6 +36,12 @@ def grpo_rules(spec: TrainSpec) -> Iterator[Problem]:
     yield from _groups(grpo)
     yield from _window(grpo)
     yield from _entropy_bonus(spec)
+    if grpo.beta and spec.model.is_builtin and spec.method == "grpo" and not spec.lora:
+        yield Problem(
+            "grpo.beta",
+            "the reference model is loaded from disk, and the built-in one is on none",
+            "set method: pipeline or a lora block, or leave beta at 0",
+        )
     length, completion = grpo.max_length, grpo.max_completion_length
     if length is not None and completion is not None and completion >= length:
         yield Problem(

@@ -37,6 +37,7 @@ def broken_rules(spec: TrainSpec) -> list[Problem]:
     problems += check_trainer("sft", run.sft)
     problems += check_trainer("grpo", run.grpo)
     problems += _gate(run)
+    problems += _not_read(run)
     problems += reward_rules(run)
     if run.method in ("sft", "pipeline"):
         problems += sft_rules(run)
@@ -197,6 +198,17 @@ def _gate(spec: TrainSpec) -> Iterator[Problem]:
             "gate.min_above, gate.window",
             f"{gate.min_above} of the last {gate.window} values can never be above",
             f"set gate.min_above to at most {gate.window}, or gate.window higher",
+        )
+
+
+def _not_read(spec: TrainSpec) -> Iterator[Problem]:
+    """Yield what no recipe does yet, which must not be silent."""
+    quantization = spec.model.frozen and spec.model.frozen.quantization
+    if quantization == "mxfp4":
+        yield Problem(
+            "model",
+            "mxfp4 weights train only after they are dequantised, which no recipe does",
+            "name a bfloat16 checkpoint of the model",
         )
 
 
