@@ -317,6 +317,8 @@ def test_rounding_does_not_hide_a_tie() -> None:
     tasks = torch.tensor([0.1 + 0.2, 0.3, 100.0, 100.00001, 1.0, 1.0001])
     damped = damp_ties(torch.ones(6), tasks, 2, 0.5)
     assert damped.tolist() == [0.5, 0.5, 0.5, 0.5, 1.0, 1.0]
+    edge = torch.tensor([1, 1 + 1.05e-6, 1, 1 + 0.95e-6], dtype=torch.float64)
+    assert damp_ties(torch.ones(4), edge, 2, 0.5).tolist() == [1.0, 1.0, 0.5, 0.5]
     tiny = torch.tensor([0.0, 1e-6, 0.0, 1e-10])
     assert damp_ties(torch.ones(4), tiny, 2, 0.5).tolist() == [1.0, 1.0, 0.5, 0.5]
 

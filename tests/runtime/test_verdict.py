@@ -184,3 +184,12 @@ def test_paired_bootstrap_cuts_the_same_share_at_both_ends() -> None:
         means[4],
         means[35],
     )
+
+
+def test_paired_bootstrap_draws_two_thousand_times() -> None:
+    draw = random.Random(2)
+    before, after = ([draw.random() for _ in range(20)] for _ in range(2))
+    narrow = paired_bootstrap(before, after, 0.98, seed=0)
+    assert narrow == paired_bootstrap(before, after, 0.98, seed=0, resamples=2000)
+    for resamples in (1999, 2001):
+        assert narrow != paired_bootstrap(before, after, 0.98, 0, resamples)
