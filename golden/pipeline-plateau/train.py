@@ -62,6 +62,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import glob
 import hashlib
 import inspect
 import json
@@ -88,7 +89,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-# ---- configuration sha256:a33f559ab5f3 -----------------------------------------------
+# ---- configuration sha256:0c506b03d682 -----------------------------------------------
 CONFIG = {
     "name": "pipeline-plateau",
     "run_dir": "runs/pipeline-plateau",
@@ -99,7 +100,8 @@ CONFIG = {
         "dtype": "auto",
         "adapter": False,
         "attention": None,
-        "tokenizer": None,
+        "tokenizer": "./small",
+        "tokenizer_revision": None,
         "loading": {},
     },
     "sft": {
@@ -111,6 +113,8 @@ CONFIG = {
             "columns": {},
             "limit": None,
             "system_prompt": None,
+            "skip_last": 0,
+            "take_last": 0,
         },
         "bf16": None,
         "keep": 2,
@@ -146,6 +150,8 @@ CONFIG = {
             "columns": {},
             "limit": None,
             "system_prompt": None,
+            "skip_last": 0,
+            "take_last": 0,
         },
         "bf16": None,
         "keep": 2,
@@ -184,6 +190,7 @@ CONFIG = {
                 0.5,
             ],
         },
+        "longest_prompt": 1536,
         "samples_every": 10,
         "rewards": [
             {
@@ -216,6 +223,8 @@ CONFIG = {
             "columns": {},
             "limit": 200,
             "system_prompt": None,
+            "skip_last": 0,
+            "take_last": 0,
         },
         "temperature": 1.0,
         "batch_size": 8,
@@ -426,7 +435,13 @@ class UsageError(CarlError):
     exit_code = 2
 
 
-# ---- carl_runtime_min/run.py sha256:561ce7a8c7a7 -------------------------------------
+# ---- carl_runtime_min/strict_json.py sha256:e8388298db28 -----------------------------
+def json_value(value: Any) -> Any:
+    """`value` with null for what JSON cannot hold: NaN and the infinities."""
+    return json.loads(json.dumps(value), parse_constant=lambda name: None)
+
+
+# ---- carl_runtime_min/run.py sha256:95ab214a7698 -------------------------------------
 COMPLETE = "complete.json"  # written last: what lies beside it is whole
 
 
@@ -434,11 +449,14 @@ def write_json(path: Path, value: Any) -> None:
     """Replace `path` in one step: readers see the old file or the new, never half."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with draft.open("w") as file:
-        json.dump(value, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    try:
+        with draft.open("w") as file:
+            json.dump(json_value(value), file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> Any:
@@ -460,38 +478,40 @@ class RunDir:
         self.checkpoints = path / "checkpoints" / phase
 
     def append(self, name: str, record: dict[str, Any]) -> None:
-        """Add a line to `<name>.jsonl`; what JSON cannot hold (NaN) becomes null."""
-        for key, value in record.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                record = {**record, key: None}
+        """Add a line to `<name>.jsonl`."""
         if self.rank == 0:
+            record = json_value({"phase": self.phase, **record})
             with (self.path / f"{name}.jsonl").open("a") as file:
-                file.write(json.dumps({"phase": self.phase, **record}) + "\n")
+                file.write(json.dumps(record) + "\n")
 
     def records(self, name: str) -> list[dict[str, Any]]:
         """The lines of `<name>.jsonl`; one that a crash tore is left out."""
         path = self.path / f"{name}.jsonl"
-        lines = path.read_bytes().split(b"\n") if path.is_file() else []
-        return [json.loads(line) for line in lines if line.endswith(b"}")]
+        lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+        return [json.loads(line) for line in lines]
 
     def rewind(self, step: int) -> None:
-        """Forget this phase's records after `step`: they are about to happen again."""
-        for name in ("metrics", "samples") if self.rank == 0 else ():
-            kept, path = self.records(name), self.path / f"{name}.jsonl"
+        """Forget what this phase did after `step`: it is about to happen again."""
+        for folder in complete_checkpoints(self.checkpoints) if self.rank == 0 else ():
+            if read_json(folder / COMPLETE)["step"] > step:
+                (folder / COMPLETE).unlink()
+        for path in self.path.glob("*.jsonl") if self.rank == 0 else ():
             with path.with_suffix(".draft").open("w") as file:
-                for record in kept:
+                for record in self.records(path.stem):
                     if record["phase"] != self.phase or record["step"] <= step:
                         file.write(json.dumps(record) + "\n")
             path.with_suffix(".draft").replace(path)
 
     def start(self) -> Path | None:
         """The checkpoint to continue from, or None to start afresh."""
+        last = next(reversed(complete_checkpoints(self.checkpoints)), None)
+        chosen = Path(self.resume).resolve()
         if self.resume in ("auto", "never"):
-            return next(reversed(complete_checkpoints(self.checkpoints)), None)
-        if not (Path(self.resume) / COMPLETE).is_file():
+            return last
+        if not (chosen / COMPLETE).is_file():
             remedy = f"choose one under {self.checkpoints}"
             raise UsageError(f"{self.resume} is no complete checkpoint", remedy=remedy)
-        return Path(self.resume)
+        return chosen if chosen.parent.name == self.phase else last
 
     def summarise(self, **facts: Any) -> None:
         """Add `facts` to summary.json."""
@@ -596,7 +616,7 @@ def order_parameter(entropy: Tensor, vocab_size: int) -> Tensor:
     return phi.clamp(0, 1).where(entropy.isfinite(), math.nan)
 
 
-# ---- carl_runtime_min/rewards.py sha256:388a306b7cda ---------------------------------
+# ---- carl_runtime_min/rewards.py sha256:ed6e6267ec3d ---------------------------------
 DELTA = 0.03  # a change of Phi larger than this is a transition
 MAX_SCALE = 15  # blocks of at most 2^15 tokens
 
@@ -684,7 +704,7 @@ def scale_coherence(phi: Tensor, length: Tensor) -> Tensor:
         blocks = length // 2**j  # [B]
         complete = torch.arange(mean.shape[-1], device=phi.device) < blocks[:, None]
         spread = (variance.sqrt() * complete).sum(-1) / blocks  # [B], 0/0 is NaN
-        c[:, j] = (1 - spread).clamp(0, 1)
+        c[:, j] = (1 - spread).clamp(min=0)
     return c
 
 
@@ -832,7 +852,7 @@ class PlateauGate(Gate):
         return level > percentile(half, 0.6) and (rise < error or rise <= 0)
 
 
-# ---- carl_runtime_min/cascade.py sha256:884158be26d1 ---------------------------------
+# ---- carl_runtime_min/cascade.py sha256:617e09a63fc5 ---------------------------------
 LAST = 10  # observations that have to agree
 
 
@@ -977,13 +997,13 @@ def damp_ties(
     total = task_rewards.nansum(-1)  # [B]
     lowest = total.masked_fill(absent, math.inf).view(-1, num_generations).amin(-1)
     highest = total.masked_fill(absent, -math.inf).view(-1, num_generations).amax(-1)
-    tied = (highest <= lowest) | torch.isclose(highest, lowest, rtol=1e-6)  # [groups]
+    tied = torch.isclose(highest, lowest, rtol=1e-6)  # [groups]
     return advantages.where(
         ~tied.repeat_interleave(num_generations), advantages * factor
     )
 
 
-# ---- carl_runtime_min/verdict.py sha256:766bb67db8f0 ---------------------------------
+# ---- carl_runtime_min/verdict.py sha256:18a0a8155718 ---------------------------------
 def binomial_tail(k: int, n: int, p: float) -> float:
     """P(X >= k) for X ~ Binomial(n, p), with 0 <= k <= n and 0 < p < 1."""
     if k == 0:
@@ -1005,7 +1025,7 @@ def pass_rate_bounds(passes: int, n: int, alpha: float) -> tuple[float, float]:
 
     def lower(k: int) -> float:
         below, above = 0.0, k / n
-        while k > 0 and above - below > 1e-12:
+        while above - below > 1e-12:
             p = (below + above) / 2
             if binomial_tail(k, n, p) < alpha:
                 below = p
@@ -1079,7 +1099,7 @@ def exact_answer_reward(options: dict[str, Any]) -> TaskReward:
     return TaskReward("exact_answer", scorer, "answer")
 
 
-# ---- carl_runtime_min/data.py sha256:b9519a60cdfa ------------------------------------
+# ---- carl_runtime_min/data.py sha256:7edeab04cdc5 ------------------------------------
 def file_rows(source: dict[str, Any]) -> Any:
     """A local JSONL, JSON or Parquet file, loaded by what its name ends in."""
     from datasets import load_dataset
@@ -1090,17 +1110,17 @@ def file_rows(source: dict[str, Any]) -> Any:
         remedy = f"the path is relative to where the script runs, here {Path.cwd()}"
         raise UsageError(f"there is no file {source['id']}", remedy=remedy)
     try:
-        return load_dataset(kind, data_files=source["id"], split="train")
-    except DatasetGenerationError as error:
-        remedy = "every line must be a JSON object with the same columns and types"
-        reason = f"{source['id']}: {error.__cause__ or error}"
+        return load_dataset(kind, data_files=glob.escape(source["id"]), split="train")
+    except (DatasetGenerationError, ValueError, StopIteration) as error:
+        remedy = "it needs rows with the same columns; in JSONL each line is an object"
+        reason = f"{source['id']}: {error.__cause__ or error or 'no rows'}"
         raise UsageError(reason, remedy=remedy) from error
 
 
 def prepared(
     rows: Any, source: dict[str, Any], needed: Sequence[str], tokenizer: Any
 ) -> Any:
-    """Rename columns to ours, cut to `limit`, turn plain text into conversations.
+    """Rename columns to ours, choose the rows, turn plain text into conversations.
 
     Text stays text for a tokenizer without a chat template. A prompt that is a whole
     conversation loses its last answer.
@@ -1108,20 +1128,26 @@ def prepared(
     names = {theirs: ours for ours, theirs in source["columns"].items()}
     wanted = [*names, *(name for name in needed if name not in names.values())]
     absent = [name for name in wanted if name not in rows.column_names]
-    if absent or not len(rows):
+    if absent or len(rows) <= source["skip_last"]:
         raise UsageError(
-            f"{source['id']}: no column {absent[0]!r}" if absent else "no rows at all",
+            f"{source['id']}: no column {absent[0]!r}" if absent else "too few rows",
             remedy=f"map columns under data.columns; there are {rows.column_names}",
         )
+    hidden = [x for x in names.values() if x in rows.column_names and x not in names]
+    rows = rows.remove_columns(hidden)
     rows = rows.rename_columns({a: b for a, b in names.items() if a != b})
-    rows = rows.select(range(min(source["limit"] or len(rows), len(rows))))
+    keep = range(len(rows))[-source["take_last"] :]  # from -0: all
+    rows = rows.select(keep[: len(keep) - source["skip_last"]][: source["limit"]])
     system = [{"role": "system", "content": source["system_prompt"]}]
     roles = {"prompt": "user", "completion": "assistant"}
+    remedy = "every row needs text or a list of messages there"
 
     def converse(row: dict[str, Any]) -> dict[str, Any]:
         shaped = {}
         for name in roles.keys() & row.keys():
             text = row[name]
+            if not isinstance(text, str | list) or text == []:
+                raise UsageError(f"{source['id']}: a {name} is {text!r}", remedy=remedy)
             if isinstance(text, str):
                 text = [{"role": roles[name], "content": text}]
             if name == "prompt" and text[-1]["role"] == "assistant":
@@ -1130,7 +1156,12 @@ def prepared(
             shaped[name] = prefix + text
         return shaped
 
-    return rows.map(converse) if tokenizer.chat_template else rows
+    if tokenizer.chat_template:
+        return rows.map(converse)
+    if not isinstance(rows[0][needed[0]], str):
+        remedy = "use a chat model or its tokenizer (model.tokenizer), or plain text"
+        raise UsageError("conversations need a chat template", remedy=remedy)
+    return rows
 
 
 def sft_rows(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
@@ -1143,14 +1174,34 @@ def sft_rows(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
     return prepared(rows, source, needed, tokenizer).select_columns(needed)
 
 
-# ---- carl_runtime_min/models.py sha256:c5a1ad7ac47e ----------------------------------
+def fitting(rows: Any, tokenizer: Any, longest: int) -> Any:
+    """Leave out rows whose prompt is longer than `longest` tokens; say how many."""
+
+    def fits(row: dict[str, Any]) -> bool:
+        prompt = row["prompt"]
+        if isinstance(prompt, str):
+            return len(tokenizer(prompt)["input_ids"]) <= longest
+        ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True)
+        return len(ids["input_ids"]) <= longest
+
+    kept = rows.filter(fits)
+    if not kept:
+        raise UsageError(
+            f"no prompt has at most {longest} tokens", remedy="raise grpo.max_length"
+        )
+    if len(kept) < len(rows):
+        print(f"data: left out {len(rows) - len(kept)} prompts over {longest} tokens")
+    return kept
+
+
+# ---- carl_runtime_min/models.py sha256:85db0220992f ----------------------------------
 def load_tokenizer(source: dict[str, Any]) -> Any:
     """The tokenizer of the spec's model, with a padding token."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(
-        source["tokenizer"] or source["id"],
-        revision=source["revision"],
+        source["tokenizer"],
+        revision=source["tokenizer_revision"],
         **source["loading"],
     )
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
@@ -1174,7 +1225,7 @@ def load_model(source: dict[str, Any]) -> Any:
     )
 
 
-# ---- carl_runtime_min/supervisor.py sha256:db5542bc8232 ------------------------------
+# ---- carl_runtime_min/supervisor.py sha256:5d5a76b0b737 ------------------------------
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
@@ -1199,7 +1250,8 @@ def supervise(command: list[str], path: Path, lock: int) -> int:
 
     def forward(number: int, frame: Any) -> None:
         received.append(number)
-        os.killpg(child.pid, number if len(received) == 1 else signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, number if len(received) == 1 else signal.SIGKILL)
 
     for number in STOP_SIGNALS:
         signal.signal(number, forward)
@@ -1207,13 +1259,14 @@ def supervise(command: list[str], path: Path, lock: int) -> int:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)  # whatever the phase left behind
     report = read_json(path / "exit.json")
+    asked = 130 if signal.SIGINT in received else 85
     if report is None:
         raise CarlError(
             f"the phase ended with status {status} (-9: killed, out of memory?)",
             remedy="run the same command again: it goes on from the last checkpoint",
-            exit_code=130 if signal.SIGINT in received else 70,
+            exit_code=asked if received else 70,
         )
-    return int(report["code"])
+    return 85 if received and report["code"] == 0 else int(report["code"])
 
 
 class StopRequest:
@@ -1237,7 +1290,7 @@ class StopRequest:
         return bool(self.received)
 
 
-# ---- carl_runtime_min/fit.py sha256:aa80cb255466 -------------------------------------
+# ---- carl_runtime_min/fit.py sha256:42bce6d78a01 -------------------------------------
 SHOWN = ("loss", "mean_token_accuracy", "reward", "phi", "carl/weight")
 
 
@@ -1250,6 +1303,8 @@ def training_arguments(run: RunDir, settings: dict[str, Any]) -> dict[str, Any]:
     """The spec's trainer arguments, and those that depend on this machine."""
     cuda, bf16 = torch.cuda.is_available(), settings["bf16"]
     return {
+        "project": run.path.name,  # as trackers name it
+        "run_name": f"{run.path.name}-{run.phase}",
         **settings["trainer"],
         "output_dir": str(run.checkpoints),
         "use_cpu": not cuda,
@@ -1278,10 +1333,12 @@ class Recorder(Observer):
         self, run: RunDir, width: int, state: dict[str, Any], keep: int, stop: Any
     ) -> None:
         self.run, self.width, self.state = run, width, state
-        self.keep, self.stop, self.stopped = keep, stop, False
+        self.keep, self.stop, self.asked, self.stopped = keep, stop, False, False
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         logs, step = kwargs["logs"], state.global_step
+        if "train_runtime" in logs:  # the trainer's farewell, not a step
+            return
         if logs.get("entropy") is not None:  # Φ is linear in H: the mean carries over
             entropy = torch.tensor(logs["entropy"])
             logs["phi"] = order_parameter(entropy, self.width).item()
@@ -1295,15 +1352,19 @@ class Recorder(Observer):
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(asked)  # all ranks stop after the same step
         if asked.item():
-            self.stopped = control.should_save = control.should_training_stop = True
+            self.asked = control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        finished = control.should_training_stop  # by the last step or the gate
+        if self.asked and not finished:
+            self.stopped = control.should_training_stop = True
         if torch.distributed.is_initialized():
             torch.distributed.barrier()
         if self.run.rank == 0:
             folder = self.run.checkpoints / f"checkpoint-{state.global_step}"
             states = {name: item.state_dict() for name, item in self.state.items()}
-            write_json(folder / COMPLETE, {"step": state.global_step, **states})
+            mark = {"step": state.global_step, "finished": finished, **states}
+            write_json(folder / COMPLETE, mark)
             for old in complete_checkpoints(self.run.checkpoints)[: -self.keep]:
                 (old / COMPLETE).unlink()  # first: a crash must not leave half of one
                 shutil.rmtree(old)
@@ -1328,13 +1389,16 @@ def fit(
     for callback in (recorder, *callbacks):
         trainer.add_callback(callback)
     start = run.start()
+    saved = read_json(start / COMPLETE) if start else {"step": 0, "finished": False}
+    run.rewind(saved["step"])
     if start is not None:
-        saved = read_json(start / COMPLETE)
         for name, item in state.items():
             item.load_state_dict(saved[name])
-        run.rewind(saved["step"])
         print(f"{run.phase}: continuing after step {saved['step']}", flush=True)
-    trainer.train(resume_from_checkpoint=str(start) if start else None)
+    if saved["finished"]:
+        trainer._load_from_checkpoint(str(start))
+    else:
+        trainer.train(resume_from_checkpoint=str(start) if start else None)
     if not recorder.stopped:
         result = run.path / settings["result"]
         trainer.save_model(str(result))
@@ -1369,7 +1433,7 @@ class GateWatch(Observer):
                 control.should_save = control.should_training_stop = True
 
 
-# ---- carl_runtime_min/grpo.py sha256:c692c3455681 ------------------------------------
+# ---- carl_runtime_min/grpo.py sha256:841fde851e45 ------------------------------------
 SAMPLES = 4  # completions recorded at a time
 HOOKS = {
     "_generate": "prompts",
@@ -1507,7 +1571,7 @@ class SampledGRPO:
             for i, field in enumerate(self.score(SAMPLES)):
                 rewards = self.rewards[first + i].tolist()
                 entropy, width = field["token_entropies"], head_width(self.model)
-                sample = {"step": step, "prompt": inputs[i]["prompt"]}
+                sample = {"step": step + 1, "prompt": inputs[i]["prompt"]}
                 sample["completion"] = self.completions[i]
                 sample["token_ids"] = self.completion_ids[i]
                 sample["rewards"] = dict(
@@ -1553,7 +1617,13 @@ class CoherentGRPO(SampledGRPO):
 
     def batch_field(self) -> list[dict[str, torch.Tensor]]:
         """The field of every completion of this batch, on this rank."""
-        return self.score()
+        fields = self.score()
+        ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
+        if self.mask_truncated_completions:  # those have no say, thus no field
+            for tokens, field in zip(self.completion_ids, fields, strict=True):
+                if tokens[-1] not in ends:
+                    field["token_entropies"].fill_(torch.nan)
+        return fields
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
         batch = super()._generate_and_score_completions(inputs)
@@ -1749,7 +1819,7 @@ def show_row(tokenizer: Any, row: dict[str, Any]) -> None:
         print("  may never stop; check the chat template and the end-of-sequence token")
 
 
-# ---- carl_runtime_min/entry.py sha256:c98c597bd443 -----------------------------------
+# ---- carl_runtime_min/entry.py sha256:779bf8428034 -----------------------------------
 SETTINGS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
@@ -1828,7 +1898,9 @@ def guarded(action: Callable[[], int]) -> int:
     try:
         return action()
     except (CarlError, OSError) as error:
-        remedy = getattr(error, "remedy", "free space or grant access, then try again")
+        remedy = getattr(
+            error, "remedy", "correct the name, grant the access or free the space"
+        )
         print(f"error: {error}", f"  fix: {remedy}", sep="\n", file=sys.stderr)
         return getattr(error, "exit_code", 4)
     except Exception:
@@ -1836,7 +1908,7 @@ def guarded(action: Callable[[], int]) -> int:
         return 70
 
 
-# ---- wiring sha256:4000fb894150 ------------------------------------------------------
+# ---- wiring sha256:85a4722b9919 ------------------------------------------------------
 def make_tokenizer() -> Any:
     """The tokenizer of the run."""
     return load_tokenizer(CONFIG["model"])
@@ -1884,7 +1956,8 @@ def grpo_data(tokenizer: Any) -> Any:
     """The rows of the GRPO phase."""
     settings = CONFIG["grpo"]
     rows = file_rows(settings["data"])
-    return prepared(rows, settings["data"], ["prompt"], tokenizer)
+    rows = prepared(rows, settings["data"], ["prompt"], tokenizer)
+    return fitting(rows, tokenizer, settings["longest_prompt"])
 
 
 def task_rewards(settings: list[dict[str, Any]]) -> list[Any]:
