@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 
@@ -25,10 +26,9 @@ def show_row(tokenizer: Any, row: dict[str, Any]) -> None:
         ids = tokenizer(prompt + (learned or ""))["input_ids"]
         ids += [tokenizer.eos_token_id] * bool(learned)  # TRL appends it to plain text
     else:
-        render = tokenizer.apply_chat_template
-        shown = render(prompt, add_generation_prompt=True, return_dict=False)
-        ids = render(prompt + learned, return_dict=False) if learned else shown
-        start = len(shown) if prompt else 0
+        render = partial(tokenizer.apply_chat_template, return_dict=False)
+        shown = render(prompt, add_generation_prompt=True) if prompt else []
+        start, ids = len(shown), render(prompt + learned) if learned else shown
     seen, new = tokenizer.decode(ids[:start]), tokenizer.decode(ids[start:])
     print(f"\none row, {len(ids)} tokens:\n{seen}⟦{new}⟧" if learned else f"\n{seen}")
     if learned and tokenizer.eos_token_id not in ids[start:]:

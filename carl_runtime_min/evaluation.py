@@ -26,16 +26,21 @@ def sample_answers(
 
     At temperature 0 the likeliest tokens are taken, and Φ is measured at temperature 1.
     """
+    from transformers import GenerationConfig
+
     torch.manual_seed(seed)
     model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    tau, size, eos = (
-        settings["temperature"],
-        settings["batch_size"],
-        tokenizer.eos_token_id,
+    tau, size, answers = settings["temperature"], settings["batch_size"], []
+    own = model.generation_config.eos_token_id
+    ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
+    warm = {"temperature": tau, "top_k": 0, "top_p": 1.0} if tau > 0 else {}
+    model.generation_config = GenerationConfig(  # as in training: the policy, no more
+        max_new_tokens=settings["max_new_tokens"],
+        do_sample=tau > 0,
+        eos_token_id=list(ends - {None}),
+        pad_token_id=tokenizer.pad_token_id,
+        **warm,
     )
-    options = {"max_new_tokens": settings["max_new_tokens"], "do_sample": tau > 0}
-    options |= {"temperature": tau, "top_k": 0, "top_p": 1.0} if tau > 0 else {}
-    answers = []
     for start in range(0, len(rows), size):
         prompts = rows[start : start + size]["prompt"]
         chat = not isinstance(prompts[0], str)
@@ -48,14 +53,15 @@ def sample_answers(
             prompts, return_tensors="pt", padding=True, add_special_tokens=not chat
         ).to(model.device)
         width = batch["input_ids"].shape[1]  # P
-        out = model.generate(**batch, **options)  # [B, P + T]
+        out = model.generate(**batch)  # [B, P + T]
         sampled = out[:, width:]
         mask = torch.cat([batch["attention_mask"], torch.ones_like(sampled)], 1)
         logits = model(out, attention_mask=mask).logits[:, width - 1 : -1]  # [B, T, V]
         entropy, _ = token_field(logits, sampled, tau or 1.0)  # [B, T]
         phi = order_parameter(entropy, logits.shape[-1])
         for tokens, field in zip(sampled.tolist(), phi, strict=True):
-            tokens = tokens[: [*tokens, eos].index(eos) + 1]
+            stops = (n for n, token in enumerate(tokens, 1) if token in ends)
+            tokens = tokens[: next(stops, len(tokens))]
             text = tokenizer.decode(tokens, skip_special_tokens=True)
             mean = field[: len(tokens)].mean().item()
             answers.append({"text": text, "token_ids": tokens, "phi": mean})
@@ -66,8 +72,16 @@ def item_scores(
     answers: list[dict[str, Any]], rows: Any, rewards: list[Any], weights: list[float]
 ) -> list[float]:
     """Each answer's weighted mean task reward; what cannot be scored counts as 0."""
-    columns = {name: rows[name] for name in rows.column_names if name != "prompt"}
-    columns["completions"] = [item["text"] for item in answers]
+    columns = {name: rows[name][:] for name in rows.column_names if name != "prompt"}
+    columns["prompts"] = rows["prompt"][:]
+    columns["completions"] = [
+        (
+            item["text"]
+            if isinstance(prompt, str)
+            else [{"role": "assistant", "content": item["text"]}]
+        )
+        for item, prompt in zip(answers, columns["prompts"], strict=True)
+    ]
     columns["completion_ids"] = [item["token_ids"] for item in answers]
     scores = zip(*(reward(**columns) for reward in rewards), strict=True)
     return [

@@ -1,0 +1,128 @@
+"""The model and its tokenizer, from a directory."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from carl_runtime_min.errors import CarlError
+from carl_runtime_min.models import (
+    add_adapter,
+    load_adapter,
+    load_model,
+    load_tokenizer,
+)
+from tests import tiny, trainers
+
+
+def source(path: Path | str, **given: Any) -> dict[str, Any]:
+    return {
+        "id": str(path),
+        "revision": None,
+        "tokenizer": str(path),
+        "tokenizer_revision": None,
+        "dtype": "auto",
+        "adapter": False,
+        "attention": None,
+        "loading": {},
+        **given,
+    }
+
+
+LORA = {"r": 4, "alpha": 8, "dropout": 0.0, "bias": "none", "targets": "auto"}
+
+
+def test_a_local_model_is_loaded_as_saved(tiny_model_dir: Path) -> None:
+    model = load_model(source(tiny_model_dir))
+    assert trainers.same_weights(model, tiny.model())
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    words = load_tokenizer(source(tiny_model_dir))
+    assert (words.pad_token, words.eos_token) == ("<|pad|>", tiny.END)
+    assert words.chat_template == tiny.CHAT_TEMPLATE
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [("float32", torch.float32), ("bfloat16", torch.bfloat16)],
+)
+def test_the_type_of_the_weights_can_be_set(
+    tiny_model_dir: Path, dtype: str, expected: torch.dtype
+) -> None:
+    model = load_model(source(tiny_model_dir, dtype=dtype, attention="eager"))
+    assert {p.dtype for p in model.parameters()} == {expected}
+    assert model.config._attn_implementation == "eager"
+
+
+def test_a_tokenizer_without_padding_pads_with_its_end(tmp_path: Path) -> None:
+    words = tiny.tokenizer()
+    words.pad_token = None
+    words.save_pretrained(tmp_path)
+    assert load_tokenizer(source(tmp_path)).pad_token == tiny.END
+
+
+def test_a_tokenizer_of_another_place(tmp_path: Path, tiny_model_dir: Path) -> None:
+    tiny.tokenizer(template="{{ messages }}").save_pretrained(tmp_path)
+    chosen = source(tiny_model_dir, tokenizer=str(tmp_path))
+    assert load_tokenizer(chosen).chat_template == "{{ messages }}"
+
+
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+def test_a_missing_directory_is_named(tmp_path: Path, load: Any) -> None:
+    with pytest.raises((CarlError, OSError), match="nowhere"):
+        load(source(tmp_path / "nowhere"))
+
+
+def test_a_model_without_weights_is_named(tmp_path: Path, tiny_model_dir: Path) -> None:
+    folder = tmp_path / "half"
+    shutil.copytree(tiny_model_dir, folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises((CarlError, OSError), match="half"):
+        load_model(source(folder))
+
+
+def test_adapters_are_all_that_learns_and_change_nothing_at_first(
+    tiny_model_dir: Path,
+) -> None:
+    base = load_model(source(tiny_model_dir))
+    ids = torch.arange(10)[None]
+    with torch.no_grad():
+        before = base(ids).logits
+    model = add_adapter(base, LORA)
+    learning = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert learning
+    assert all("lora_" in name for name in learning)
+    adapted = {name.split(".lora_")[0].rpartition(".")[2] for name in learning}
+    assert adapted == {
+        *("q_proj", "k_proj", "v_proj", "o_proj"),
+        *("gate_proj", "up_proj", "down_proj"),
+    }
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, before)
+
+
+def test_named_targets_are_the_only_ones(tiny_model_dir: Path) -> None:
+    model = add_adapter(
+        load_model(source(tiny_model_dir)), {**LORA, "targets": ["q_proj"]}
+    )
+    learning = [n for n, p in model.named_parameters() if p.requires_grad]
+    assert len(learning) == 4
+    assert all("q_proj" in name for name in learning)
+
+
+def test_adapters_of_an_earlier_phase_are_trained_further(
+    tmp_path: Path, tiny_model_dir: Path
+) -> None:
+    model = add_adapter(load_model(source(tiny_model_dir)), LORA)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.fill_(0.1)
+    model.save_pretrained(tmp_path)
+    again = load_adapter(load_model(source(tiny_model_dir)), tmp_path)
+    assert trainers.same_weights(model, again)
+    learning = [n for n, p in again.named_parameters() if p.requires_grad]
+    assert len(learning) == 28
