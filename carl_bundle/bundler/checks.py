@@ -12,7 +12,7 @@ from typing import Any
 from carl_bundle.bundler.metadata import BLOCK
 from carl_bundle.bundler.modules import Definition
 from carl_bundle.bundler.ruler import CONFIGURATION, Section, sections_of
-from carl_bundle.bundler.source import lines_of, parse
+from carl_bundle.bundler.source import parse
 from carl_bundle.errors import BundleError
 
 FORBIDDEN_CALLS = frozenset(
@@ -113,8 +113,8 @@ def _check_code(tree: ast.Module, script: str, users: Sequence[Section]) -> None
     Only statements with a line that could hold any of it are walked.
     """
     # Python normalizes identifiers, too.
-    lines = lines_of(unicodedata.normalize("NFKC", script))
-    suspects = [n for n, line in enumerate(lines, 1) if _SUSPECT.search(line)]
+    text = unicodedata.normalize("NFKC", script)
+    suspects = [text.count("\n", 0, m.start()) + 1 for m in _SUSPECT.finditer(text)]
     for statement in tree.body:
         first, last = statement.lineno, statement.end_lineno or 0
         suspect = any(first <= number <= last for number in suspects)

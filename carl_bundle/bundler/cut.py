@@ -119,7 +119,7 @@ class Runtime:
         return self._parsed[name]
 
     def _home_of(self, definition: Definition) -> Module:
-        return self._module(Path(definition.origin).stem)
+        return self._module(definition.module)
 
     def definition(self, name: str) -> Definition:
         """The definition of a name.
@@ -216,7 +216,7 @@ class Runtime:
 
     def _in_reading_order(self, found: Iterable[Definition]) -> list[Definition]:
         places = {name: place for place, name in enumerate(self._sources)}
-        return sorted(found, key=lambda d: (places[Path(d.origin).stem], d.first))
+        return sorted(found, key=lambda d: (places[d.module], d.first))
 
     def _resolve(
         self, name: str, home: Module, definition: Definition

@@ -38,6 +38,11 @@ class Definition:
         return uses(self.node)
 
     @property
+    def module(self) -> str:
+        """The name of its module."""
+        return self.origin.rpartition("/")[2].removesuffix(".py")
+
+    @property
     def is_constant(self) -> bool:
         return isinstance(self.node, ast.Assign | ast.AnnAssign)
 

@@ -173,10 +173,12 @@ class Bundler:
         sections.append(under_ruler(WIRING, wiring.body))
         block = import_block([FUTURE, *imports], self.runtime.package)
         code = f"{block}\n\n" + "\n\n\n".join(sections)
-        # Most slices import nothing inside; walking a tree is slow.
-        slices = [one.node for one in contained if "import " in one.text]
+        # Few definitions import something inside; walking a tree is slow.
+        ours = [*contained, *wiring.module.definitions.values()]
+        importing: list[ast.AST] = [d.node for d in ours if "import " in d.text]
+        importing += [s for s in wiring.module.tree.body if isinstance(s, ast.If)]
         dependencies = requirements(
-            self._modules(imports, [wiring.module.tree, *slices]),
+            self._modules(imports, importing),
             user.modules,
             plan.dependencies,
         )
