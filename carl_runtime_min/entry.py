@@ -47,8 +47,8 @@ def parse_arguments(description: str | None, run_dir: str) -> argparse.Namespace
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
     """What must be the same when a run continues, the most telling first."""
-    blocks = [block for block in config.values() if isinstance(block, dict)]
-    sources = [block["data"] for block in blocks if "data" in block]
+    blocks = [config[phase] for phase in ("sft", "grpo", "eval") if phase in config]
+    sources = [block["data"] for block in blocks]
     files = {one["id"]: Path(one["id"]) for one in sources if Path(one["id"]).is_file()}
     spec = json.dumps(config["spec"], sort_keys=True, separators=(",", ":"))
     return {
@@ -86,11 +86,16 @@ def work(args: argparse.Namespace, phase: Callable[[RunDir, StopRequest], int]) 
     rank, path = int(os.environ.get("RANK", 0)), args.run_dir.resolve()
     run, stop = RunDir(path, args.phase, rank, args.resume), StopRequest()
     code = guarded(lambda: phase(run, stop))
-    if rank == 0:
-        phases = read_json(path / "phases.json") or {}
-        if code in (0, 1, 3):  # done, or a verdict: not to be run again
-            write_json(path / "phases.json", {**phases, args.phase: code})
-        write_json(path / "exit.json", {"code": code, "phase": args.phase})
+    return guarded(lambda: leave(run, code))
+
+
+def leave(run: RunDir, code: int) -> int:
+    """Record how a phase ended; what is done or has a verdict is not run again."""
+    if run.rank == 0:
+        phases = read_json(run.path / "phases.json") or {}
+        if code in (0, 1, 3):
+            write_json(run.path / "phases.json", {**phases, run.phase: code})
+        write_json(run.path / "exit.json", {"code": code, "phase": run.phase})
     return code
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from carl_runtime_min.errors import CarlError
 from carl_runtime_min.field import order_parameter
 from carl_runtime_min.run import (
     COMPLETE,
@@ -98,6 +101,25 @@ class Recorder(Observer):
                 shutil.rmtree(old)
 
 
+@contextlib.contextmanager
+def nothing_half_written(run: RunDir, result: Path) -> Iterator[None]:
+    """After an error, remove what was being written; tell of a full disk plainly."""
+    try:
+        yield
+    except Exception as error:
+        full = "No space left" in str(error) or not shutil.disk_usage(run.path).free
+        for folder in (*run.checkpoints.glob("checkpoint-*"), result):
+            if not (folder / COMPLETE).is_file():
+                shutil.rmtree(folder, ignore_errors=True)
+        if not full:
+            raise
+        raise CarlError(
+            f"no space left for {run.path}",
+            remedy="free some, then run the same command: it goes on where it was",
+            exit_code=4,
+        ) from error
+
+
 def fit(
     trainer: Any,
     run: RunDir,
@@ -123,13 +145,14 @@ def fit(
         for name, item in state.items():
             item.load_state_dict(saved[name])
         print(f"{run.phase}: continuing after step {saved['step']}", flush=True)
-    if saved["finished"]:
-        trainer._load_from_checkpoint(str(start))
-    else:
-        trainer.train(resume_from_checkpoint=str(start) if start else None)
-    if not recorder.stopped:
-        result = run.path / settings["result"]
-        trainer.save_model(str(result))
-        if run.rank == 0:
-            run.summarise(weights_sha256=weights_sha256(result))
+    result = run.path / settings["result"]
+    with nothing_half_written(run, result):
+        if saved["finished"]:  # a crash kept the result from being saved
+            trainer._load_from_checkpoint(str(start))
+        else:
+            trainer.train(resume_from_checkpoint=str(start) if start else None)
+        if not recorder.stopped:
+            trainer.save_model(str(result))
+            if run.rank == 0:
+                run.summarise(weights_sha256=weights_sha256(result))
     return not recorder.stopped

@@ -56,7 +56,8 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def config(**blocks: Any) -> dict[str, Any]:
-    return {"seed": 7, "spec": {"name": "x"}, **blocks}
+    spec = {"name": "x", "data": {"id": "rows.jsonl"}}  # as the user wrote it
+    return {"seed": 7, "name": "x", "model": {"id": "y"}, "spec": spec, **blocks}
 
 
 def arguments(script: Path, **given: Any) -> Namespace:

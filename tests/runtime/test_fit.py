@@ -13,6 +13,7 @@ import torch
 
 from carl_runtime_min import fit as fit_module
 from carl_runtime_min.cascade import Cascade
+from carl_runtime_min.errors import CarlError
 from carl_runtime_min.fit import fit, head_width, training_arguments
 from carl_runtime_min.gate import PhaseTransitionGate
 from carl_runtime_min.grpo import CoherentGRPO, ReusedScores
@@ -240,16 +241,14 @@ def test_the_old_checkpoint_goes_only_after_the_new_one_is_complete(
 ) -> None:
     write_json = fit_module.write_json
 
-    def full(path: Path, value: Any) -> None:
+    def crash(path: Path, value: Any) -> None:
         if path.parent.name == "checkpoint-3":
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise KeyboardInterrupt("the machine is gone")
         write_json(path, value)
 
-    settings = {**SETTINGS, "keep": 1}
-    monkeypatch.setattr(fit_module, "write_json", full)
-    monkeypatch.setitem(SETTINGS, "keep", settings["keep"])
-    with pytest.raises(OSError, match="No space left"):
-        fit_sft(tmp_path, save_steps=1)
+    monkeypatch.setattr(fit_module, "write_json", crash)
+    monkeypatch.setitem(SETTINGS, "keep", 1)
+    crashed(lambda: fit_sft(tmp_path, save_steps=1))
     folder = tmp_path / "checkpoints" / "sft"
     assert [path.name for path in complete_checkpoints(folder)] == ["checkpoint-2"]
     assert (folder / "checkpoint-2" / "model.safetensors").is_file()
@@ -259,6 +258,42 @@ def test_the_old_checkpoint_goes_only_after_the_new_one_is_complete(
     assert done
     assert [row["step"] for row in metrics(tmp_path)] == [1, 2, 3, 4]
     assert (folder / "checkpoint-3" / COMPLETE).is_file()
+
+
+def disk_full(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    "target", ["carl_runtime_min.fit.write_json", "torch.save", "safetensors"]
+)
+def test_a_full_disk_is_told_plainly_and_leaves_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    fit_sft(tmp_path, stop=Asked(1))
+    before = sorted(tmp_path.rglob("*"))
+    with monkeypatch.context() as patch:
+        if target == "safetensors":
+            patch.setattr("transformers.modeling_utils.safe_save_file", disk_full)
+        else:
+            patch.setattr(target, disk_full)
+        with pytest.raises(CarlError, match=f"no space left for {tmp_path}") as full:
+            fit_sft(tmp_path)
+    assert full.value.exit_code == 4
+    assert "same command" in full.value.remedy
+    folder = tmp_path / "checkpoints" / "sft"
+    assert [path.name for path in complete_checkpoints(folder)] == ["checkpoint-1"]
+    assert sorted(tmp_path.rglob("*")) == before
+    done, _ = fit_sft(tmp_path)
+    assert done
+
+
+def test_an_error_of_the_users_code_is_not_a_full_disk(tmp_path: Path) -> None:
+    def wrong(**_: Any) -> list[float]:
+        raise ZeroDivisionError("in the reward")
+
+    with pytest.raises(ZeroDivisionError, match="in the reward"):
+        fit_grpo(tmp_path, tasks=(wrong,))
 
 
 def test_adapters_are_checkpointed_and_resumed(tmp_path: Path) -> None:
