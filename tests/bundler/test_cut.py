@@ -73,6 +73,12 @@ def test_scopes_of_comprehensions_classes_and_nested_functions(tmp_path: Path) -
             def method(self):
                 return total()
 
+        class Outer:
+            item = 1
+
+            class Inner:
+                total = item
+
         def loops(rows):
             return [item for item in rows] + [inner() for x in rows]
 
@@ -81,6 +87,7 @@ def test_scopes_of_comprehensions_classes_and_nested_functions(tmp_path: Path) -
         """,
     )
     assert names(rt, "Holder") == ["total", "Holder"]
+    assert names(rt, "Outer") == ["item", "Outer"]
     assert names(rt, "loops") == ["inner", "loops"]
     assert names(rt, "walrus") == ["walrus"]
 
