@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from carl_bundle.cli.output import note, write_file, write_stdout
 from carl_bundle.errors import BundleError, UsageError
+
+if TYPE_CHECKING:
+    from carl_bundle.spec.train_spec import TrainSpec
 
 
 def bundle(
@@ -63,25 +66,31 @@ def bundle(
     for text in loaded.notes:
         note(text)
     frozen = freeze(loaded.spec, note)
-    if resolved:
-        from carl_bundle.cli.resolved import to_yaml
-
-        text = to_yaml(frozen.document())
-    else:
-        from carl_bundle.bundler.render import render
-        from carl_bundle.recipes import plan
-
-        root = Path(spec).parent if spec and spec != "-" else Path()
-        text = render(plan(frozen), user_root=root)
+    text = _resolved(frozen) if resolved else _script(frozen, spec)
     if check:
         return _check(text, output)
     if output is None:
         write_stdout(text)
-    else:
-        if not force:
-            _refuse_loss(output, text)
-        write_file(output, text)
+        return 0
+    if not force:
+        _refuse_loss(output, text)
+    write_file(output, text)
     return 0
+
+
+def _resolved(frozen: TrainSpec) -> str:
+    from carl_bundle.cli.resolved import to_yaml
+
+    return to_yaml(frozen.document())
+
+
+def _script(frozen: TrainSpec, spec: str | None) -> str:
+    """The script of a frozen spec; user code is found beside the file of the spec."""
+    from carl_bundle.bundler.render import render
+    from carl_bundle.recipes import plan
+
+    root = Path(spec).parent if spec and spec != "-" else Path()
+    return render(plan(frozen), user_root=root)
 
 
 def _check(text: str, output: Path | None) -> int:
