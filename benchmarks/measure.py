@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping
 def by_turns(
     candidates: Mapping[str, Callable[[], object]], rounds: int
 ) -> dict[str, float]:
-    """Median seconds of each candidate over `rounds` rounds of all, after one more."""
+    """Median processor seconds of each candidate; a first round is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(rounds + 1):
         for name, candidate in candidates.items():
-            started = time.perf_counter()
+            started = time.process_time()
             candidate()
             if turn > 0:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(time.process_time() - started)
     return {name: statistics.median(taken) for name, taken in seconds.items()}
 
 

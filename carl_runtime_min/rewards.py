@@ -86,15 +86,15 @@ def scale_coherence(phi: Tensor, length: Tensor) -> Tensor:
     blocks merge by Chan's update, so all scales together cost O(BT).
     """
     scales = min(phi.shape[-1].bit_length(), MAX_SCALE + 1)
-    c = phi.new_empty(len(phi), scales)
+    c = phi.new_ones(len(phi), scales)  # one token alone does not deviate: c_0 = 1
+    c.masked_fill_(length[:, None] == 0, math.nan)
     mean, variance = phi, torch.zeros_like(phi)  # of each block
-    for j in range(scales):
-        if j > 0:
-            n = mean.shape[-1] // 2 * 2
-            a, b = mean[:, 0:n:2], mean[:, 1:n:2]  # [B, n / 2] each
-            apart = (a - b) / 2
-            variance = (variance[:, 0:n:2] + variance[:, 1:n:2]) / 2 + apart**2
-            mean = (a + b) / 2
+    for j in range(1, scales):
+        n = mean.shape[-1] // 2 * 2
+        a, b = mean[:, 0:n:2], mean[:, 1:n:2]  # [B, n / 2] each
+        apart = (a - b) / 2
+        variance = (variance[:, 0:n:2] + variance[:, 1:n:2]) / 2 + apart**2
+        mean = (a + b) / 2
         blocks = length // 2**j  # [B]
         complete = torch.arange(mean.shape[-1], device=phi.device) < blocks[:, None]
         spread = (variance.sqrt() * complete).sum(-1) / blocks  # [B], 0/0 is NaN
