@@ -247,6 +247,16 @@ TURNS = [user("q"), assistant("a")]
             {},
             {"prompt": [user("q")], "completion": [assistant("a")]},
         ),
+        (
+            {"prompt": "q", "answer": 7},
+            {},
+            {"prompt": [user("q")], "completion": [assistant("7")]},
+        ),
+        (
+            {"messages": TURNS, "question": "q", "gold": "a"},
+            {"prompt": "question", "completion": "gold"},
+            {"prompt": [user("q")], "completion": [assistant("a")]},
+        ),
     ],
 )
 def test_sft_takes_conversations_or_prompts_with_completions(
@@ -254,6 +264,16 @@ def test_sft_takes_conversations_or_prompts_with_completions(
 ) -> None:
     rows = sft_rows(Dataset.from_list([row]), source("x", columns=columns), CHAT)
     assert plain(rows) == [expected]
+
+
+def test_a_system_prompt_opens_conversations_that_have_none() -> None:
+    told = source("x", system_prompt="be terse")
+    system = {"role": "system", "content": "be terse"}
+    rows = sft_rows(Dataset.from_list([{"messages": TURNS}]), told, CHAT)
+    assert plain(rows) == [{"messages": [system, *TURNS]}]
+    theirs = [{"role": "system", "content": "theirs"}, *TURNS]
+    rows = sft_rows(Dataset.from_list([{"messages": theirs}]), told, CHAT)
+    assert plain(rows) == [{"messages": theirs}]
 
 
 def test_sft_says_what_it_lacks() -> None:

@@ -62,7 +62,7 @@ def config(**blocks: Any) -> dict[str, Any]:
 
 def arguments(script: Path, **given: Any) -> Namespace:
     run = script.parent / "run"
-    return Namespace(**{"run_dir": run, "resume": "auto", "accept": None, **given})
+    return Namespace(**{"run_dir": run, "resume": "auto", "accept": [], **given})
 
 
 def run_script(script: Path, codes: dict[str, int], **given: Any) -> tuple[int, str]:
@@ -96,17 +96,33 @@ def test_a_phase_that_did_not_end_well_is_run_again(script: Path, code: int) -> 
     assert run_script(script, GOOD) == (0, "grpo eval")
 
 
-def test_a_verdict_stands_and_ends_the_run(script: Path) -> None:
+def test_a_verdict_stands_and_ends_the_run(script: Path, capsys: Any) -> None:
     assert run_script(script, {**GOOD, "eval": 3}) == (3, "sft grpo eval")
     assert run_script(script, GOOD) == (3, "")
+    assert capsys.readouterr().err == "eval: ended with code 3\n" * 2
 
 
 def test_a_failed_phase_can_be_accepted(script: Path) -> None:
     missed = {**GOOD, "sft": 1}
     assert run_script(script, missed) == (1, "sft")
     assert run_script(script, missed) == (1, "")
-    assert run_script(script, missed, accept="grpo") == (1, "")
-    assert run_script(script, missed, accept="sft") == (0, "grpo eval")
+    assert run_script(script, missed, accept=["grpo"]) == (1, "")
+    assert run_script(script, missed, accept=["sft"]) == (0, "grpo eval")
+
+
+def test_only_a_verdict_can_be_accepted(script: Path) -> None:
+    crash = {**GOOD, "sft": 70}
+    assert run_script(script, crash, accept=["sft", "grpo"]) == (70, "sft")
+
+
+def test_a_launcher_is_not_needed_and_refused(
+    script: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="started by a launcher") as refused:
+        run_script(script, GOOD)
+    assert "plain python" in refused.value.remedy
+    assert not (script.parent / "run" / "run.json").exists()
 
 
 def test_run_json_says_what_ran_where(script: Path) -> None:
@@ -203,7 +219,9 @@ def test_what_nobody_foresaw_is_70(tmp_path: Path, capsys: Any) -> None:
 
 def parsed(monkeypatch: pytest.MonkeyPatch, *given: str) -> Namespace:
     monkeypatch.setattr(sys, "argv", ["train.py", *given])
-    return parse_arguments("What this run does.\n\n    python train.py", "runs/x")
+    return parse_arguments(
+        "What this run does.\n\n    python train.py", "runs/x", ["sft"]
+    )
 
 
 def test_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,6 +232,14 @@ def test_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (
         parsed(monkeypatch, "--resume", "ck/checkpoint-3").resume == "ck/checkpoint-3"
     )
+
+
+def test_phases_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parsed(monkeypatch, "--phase", "sft").phase == "sft"
+    assert parsed(monkeypatch, "--accept", "sft").accept == ["sft"]
+    with pytest.raises(SystemExit) as ended:
+        parsed(monkeypatch, "--phase", "nonsense")
+    assert ended.value.code == 2
 
 
 def test_help_is_the_docstring(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from datasets import Dataset
 
+from carl_runtime_min.errors import CarlError
 from carl_runtime_min.evaluation import (
     both_verdicts,
     item_scores,
@@ -120,6 +121,12 @@ def test_only_the_policy_decides_not_its_generation_defaults() -> None:
     for temperature in (0.0, 1.0):
         given = {"temperature": temperature}
         assert answers(model, CHATS, **given) == answers(plain, CHATS, **given)
+
+
+def test_an_evaluation_can_be_stopped_and_run_again() -> None:
+    with pytest.raises(CarlError, match="asked to stop") as stopped:
+        sample_answers(tiny.model(), WORDS, CHATS, SETTINGS, 0, trainers.Asked(2))
+    assert stopped.value.exit_code == 85
 
 
 def answered(*texts: str) -> list[dict[str, Any]]:

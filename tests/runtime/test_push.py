@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import huggingface_hub
 import pytest
+from huggingface_hub.errors import HfHubHTTPError
 
+from carl_runtime_min.errors import CarlError
 from carl_runtime_min.push import push_result
 from carl_runtime_min.run import write_json
 from tests.trainers import run_dir
@@ -40,13 +44,28 @@ def test_the_model_and_the_record_of_the_run_are_sent(
     settings = {"repo": "result", "private": private}
     assert push_result(run_dir(tmp_path, "push"), settings) == 0
     create, folder, file = Hub.calls
-    assert create == (
-        "create",
-        {"repo_id": "result", "private": private, "exist_ok": True},
-    )
-    assert folder == (
-        "folder",
-        {"repo_id": "me/result", "folder_path": tmp_path / "model"},
-    )
+    made = {"repo_id": "result", "private": private, "exist_ok": True}
+    assert create == ("create", made)
+    assert folder[1]["repo_id"] == file[1]["repo_id"] == "me/result"
+    assert folder[1]["folder_path"] == tmp_path / "model"
+    left_out = folder[1]["ignore_patterns"]
+    assert any(fnmatch("training_args.bin", pattern) for pattern in left_out)
+    assert not any(fnmatch("model.safetensors", pattern) for pattern in left_out)
     assert file[1]["path_or_fileobj"] == tmp_path / "run.json"
     assert "me/result" in capsys.readouterr().out
+
+
+def test_a_refusal_of_the_hub_is_a_remote_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        request = httpx.Request("POST", "https://hub/api/repos/create")
+        response = httpx.Response(401, request=request)
+        raise HfHubHTTPError("401 Unauthorized", response=response)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    monkeypatch.setattr(Hub, "create_repo", refuse)
+    with pytest.raises(CarlError, match="401 Unauthorized") as failed:
+        push_result(run_dir(tmp_path, "push"), {"repo": "x", "private": True})
+    assert failed.value.exit_code == 5
+    assert "HF_TOKEN" in failed.value.remedy

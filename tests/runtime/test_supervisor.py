@@ -16,6 +16,7 @@ import pytest
 from carl_runtime_min.errors import CarlError
 from carl_runtime_min.supervisor import STOP_SIGNALS, StopRequest, supervise
 
+ROOT = Path(__file__).parents[2]
 PHASE = """
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
@@ -107,11 +108,27 @@ time.sleep(60)
     assert ended.value.exit_code == code
 
 
-def test_a_signal_before_the_phase_listens_means_resume_me(tmp_path: Path) -> None:
+def test_a_signal_before_the_phase_listens_is_not_lost(tmp_path: Path) -> None:
     """The libraries of a phase take seconds to load."""
-    with pytest.raises(CarlError) as ended:
-        run_phase(tmp_path, "os.kill(parent, signal.SIGTERM); time.sleep(60)")
-    assert ended.value.exit_code == 85
+    body = """
+os.kill(parent, signal.SIGTERM)
+time.sleep(0.5)
+from carl_runtime_min.supervisor import StopRequest
+report(85 if StopRequest().asked() else 0)
+"""
+    assert run_phase(tmp_path, f"sys.path.insert(0, {str(ROOT)!r})\n{body}") == 85
+
+
+def test_a_request_does_not_outlive_its_phase(tmp_path: Path) -> None:
+    listening = """
+signal.signal(signal.SIGTERM, note)
+os.kill(parent, signal.SIGTERM)
+wait_for_signal()
+report(85)
+"""
+    assert run_phase(tmp_path, listening) == 85
+    asked = "report(85 if Path(os.environ['CARL_STOP']).exists() else 0)"
+    assert run_phase(tmp_path, asked) == 0
 
 
 def test_a_phase_that_is_done_when_the_signal_comes_ends_the_run_too(
@@ -180,10 +197,22 @@ def test_a_signal_asks_a_phase_to_stop(
 def test_a_phase_whose_supervisor_is_gone_is_asked_to_stop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.delenv("CARL_STOP", raising=False)
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     monkeypatch.setenv("CARL_SUPERVISOR", str(dead.pid))
     assert StopRequest().asked()
+
+
+def test_a_stop_file_asks_every_rank(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("CARL_SUPERVISOR", raising=False)
+    monkeypatch.setenv("CARL_STOP", str(tmp_path / "stop"))
+    stop = StopRequest()
+    assert not stop.asked()
+    (tmp_path / "stop").touch()
+    assert stop.asked()
 
 
 def test_a_phase_asked_twice_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
