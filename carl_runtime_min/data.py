@@ -61,21 +61,23 @@ def prepared(
     keep = range(len(rows))[-source["take_last"] :]  # from -0: all
     rows = rows.select(keep[: len(keep) - source["skip_last"]][: source["limit"]])
     system = [{"role": "system", "content": source["system_prompt"]}]
-    roles = {"prompt": "user", "completion": "assistant"}
+    roles = {"prompt": "user", "completion": "assistant", "messages": "user"}
     remedy = "every row needs text or a list of messages there"
 
     def converse(row: dict[str, Any]) -> dict[str, Any]:
         shaped = {}
-        for name in roles.keys() & row.keys():
+        for name in sorted(roles.keys() & row.keys()):
             text = row[name]
+            if name == "completion" and isinstance(text, int | float):
+                text = str(text)
             if not isinstance(text, str | list) or text == []:
                 raise UsageError(f"{source['id']}: a {name} is {text!r}", remedy=remedy)
             if isinstance(text, str):
                 text = [{"role": roles[name], "content": text}]
             if name == "prompt" and text[-1]["role"] == "assistant":
                 text = text[:-1]
-            prefix = system if name == "prompt" and source["system_prompt"] else []
-            shaped[name] = prefix + text
+            own = name == "completion" or text[0]["role"] == "system"
+            shaped[name] = text if own or not source["system_prompt"] else system + text
         return shaped
 
     if tokenizer.chat_template:
@@ -89,7 +91,8 @@ def prepared(
 def sft_rows(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
     """Rows for SFT: `messages`, or `prompt` with `completion` (else `answer`)."""
     columns = {**{name: name for name in rows.column_names}, **source["columns"]}
-    needed = ["messages"] if "messages" in columns else ["prompt", "completion"]
+    pairs = "messages" not in columns or "prompt" in source["columns"]
+    needed = ["prompt", "completion"] if pairs else ["messages"]
     if needed[-1] not in columns and "answer" in columns:
         columns["completion"] = columns["answer"]
     source = {**source, "columns": {name: columns.get(name, name) for name in needed}}

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from carl_runtime_min.errors import CarlError
+from carl_runtime_min.errors import CarlError, UsageError
 from carl_runtime_min.run import RunDir, claim, file_sha256, read_json, write_json
 from carl_runtime_min.supervisor import StopRequest, supervise
 
@@ -29,7 +29,9 @@ SETTINGS = {
 LIBRARIES = {"torch", "transformers", "trl", "peft", "accelerate", "datasets"}
 
 
-def parse_arguments(description: str | None, run_dir: str) -> argparse.Namespace:
+def parse_arguments(
+    description: str | None, run_dir: str, phases: list[str]
+) -> argparse.Namespace:
     """The command line of a script; it also keeps libraries from reporting home."""
     os.environ.update(SETTINGS)
     as_written = argparse.RawDescriptionHelpFormatter
@@ -38,10 +40,10 @@ def parse_arguments(description: str | None, run_dir: str) -> argparse.Namespace
     )
     parser.add_argument("--run-dir", type=Path, default=Path(run_dir))
     parser.add_argument("--resume", default="auto", help="auto, never, or a checkpoint")
-    parser.add_argument("--accept", help="go on although this phase has failed")
+    parser.add_argument("--accept", action="append", default=[], metavar="PHASE")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--self-test", action="store_true")
-    parser.add_argument("--phase", help="run this phase only, in this process")
+    parser.add_argument("--phase", choices=phases, help="run it alone, in this process")
     return parser.parse_args()
 
 
@@ -62,6 +64,9 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
 
 def lead(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) -> int:
     """Run the phases that are not done yet, each in a process of its own."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        remedy = "start it with plain python: it starts torchrun on all visible GPUs"
+        raise UsageError("this script was started by a launcher", remedy=remedy)
     path, record, cuda = args.run_dir.resolve(), identity(config), torch.cuda
     lock = claim(path, record, args.resume)
     gpu = cuda.is_available() and cuda.get_device_name()
@@ -74,8 +79,10 @@ def lead(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) ->
     for phase in phases:
         code = (read_json(path / "phases.json") or {}).get(phase)
         if code is None:
-            code = supervise([*sys.argv, "--phase", phase], path, lock)
-        if code != 0 and phase != args.accept:
+            processes = 1 if phase in ("eval", "push") else record["world_size"]
+            code = supervise([*sys.argv, "--phase", phase], path, lock, processes)
+        if code != 0 and not (code in (1, 3) and phase in args.accept):
+            print(f"{phase}: ended with code {code}", file=sys.stderr)
             return code
     return 0
 
@@ -96,7 +103,8 @@ def leave(run: RunDir, code: int) -> int:
         if code in (0, 1, 3):
             write_json(run.path / "phases.json", {**phases, run.phase: code})
         write_json(run.path / "exit.json", {"code": code, "phase": run.phase})
-    return code
+    # torchrun would end rank 0, which may still write, if another rank seemed to fail
+    return 0 if run.rank and code in (1, 3, 85) else code
 
 
 def guarded(action: Callable[[], int]) -> int:

@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 
+from carl_runtime_min.errors import CarlError
 from carl_runtime_min.field import order_parameter, token_field
+from carl_runtime_min.supervisor import StopRequest
 from carl_runtime_min.verdict import (
     mcnemar,
     paired_bootstrap,
@@ -20,7 +22,12 @@ UNDECIDED = "INCONCLUSIVE"
 
 @torch.no_grad()
 def sample_answers(
-    model: Any, tokenizer: Any, rows: Any, settings: dict[str, Any], seed: int
+    model: Any,
+    tokenizer: Any,
+    rows: Any,
+    settings: dict[str, Any],
+    seed: int,
+    stop: StopRequest | None = None,
 ) -> list[dict[str, Any]]:
     """One completion per row: its `text`, its `token_ids` and `phi`, their mean Φ.
 
@@ -42,6 +49,8 @@ def sample_answers(
         **warm,
     )
     for start in range(0, len(rows), size):
+        if stop and stop.asked():
+            raise CarlError("asked to stop", remedy="run it again", exit_code=85)
         prompts = rows[start : start + size]["prompt"]
         chat = not isinstance(prompts[0], str)
         if chat:
@@ -56,7 +65,8 @@ def sample_answers(
         out = model.generate(**batch)  # [B, P + T]
         sampled = out[:, width:]
         mask = torch.cat([batch["attention_mask"], torch.ones_like(sampled)], 1)
-        logits = model(out, attention_mask=mask).logits[:, width - 1 : -1]  # [B, T, V]
+        keep = sampled.shape[1] + 1
+        logits = model(out, attention_mask=mask, logits_to_keep=keep).logits[:, :-1]
         entropy, _ = token_field(logits, sampled, tau or 1.0)  # [B, T]
         phi = order_parameter(entropy, logits.shape[-1])
         for tokens, field in zip(sampled.tolist(), phi, strict=True):

@@ -191,15 +191,17 @@ class CoherentGRPO(SampledGRPO):
         rewards = super()._calculate_rewards(inputs, *batch)
         tasks, unscored = rewards[:, :-1], rewards[:, :-1].isnan().all(1)
         total = (tasks * weights[:-1].to(tasks.device)).nansum(1)  # [global B]
-        self.task_total = total.masked_fill(unscored, torch.nan)
+        metric = total.masked_fill(unscored, torch.nan).nanmean().item()
         if self.cascade.stage == "B":
             unscored |= rewards[:, -1].isnan()
             rewards[unscored] = torch.nan
-        metric = self.task_total.nanmean().item()
+        self.task_total = total.masked_fill(unscored, torch.nan)
         self.cascade.observe(metric, step)
         self.log_now("rewards/unscored", unscored.sum().item())
         self.log_now("cascade/metric", metric)
-        self.log_now("cascade/threshold", self.cascade.threshold or torch.nan)
+        threshold, opened = self.cascade.threshold, self.cascade.opened_at
+        self.log_now("cascade/threshold", torch.nan if threshold is None else threshold)
+        self.log_now("cascade/opened_at", torch.nan if opened is None else opened)
         self.log_now("carl/stage", float(self.cascade.stage == "B"))
         self.log_now("carl/weight", self.cascade.weight(step))
         return rewards

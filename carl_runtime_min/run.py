@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,9 @@ class RunDir:
         for folder in complete_checkpoints(self.checkpoints) if self.rank == 0 else ():
             if read_json(folder / COMPLETE)["step"] > step:
                 (folder / COMPLETE).unlink()
+        for folder in self.checkpoints.glob("checkpoint-*") if self.rank == 0 else ():
+            if not (folder / COMPLETE).is_file():  # half written, or taken back
+                shutil.rmtree(folder)
         for path in self.path.glob("*.jsonl") if self.rank == 0 else ():
             with path.with_suffix(".draft").open("w") as file:
                 for record in self.records(path.stem):
@@ -111,11 +115,11 @@ def weights_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def claim(path: Path, identity: dict[str, Any], resume: str) -> int:
+def claim(path: Path, facts: dict[str, Any], resume: str) -> int:
     """Lock the run directory and check that it belongs to this very run.
 
     Returns the descriptor that holds the lock until the last process with it ends.
-    `identity` is what must not change between start and resume, most telling first.
+    `facts` are what must not change between start and resume, most telling first.
     """
     path.mkdir(parents=True, exist_ok=True)
     lock, remedy = os.open(path / ".lock", os.O_RDWR | os.O_CREAT), "use --run-dir DIR"
@@ -126,7 +130,7 @@ def claim(path: Path, identity: dict[str, Any], resume: str) -> int:
     recorded = read_json(path / "run.json")
     if recorded and resume == "never":
         raise UsageError(f"{path} holds a run already", remedy=remedy)
-    for key, now in identity.items() if recorded else ():
+    for key, now in facts.items() if recorded else ():
         if recorded.get(key) != now:
             then = f"{path} was started with {key} {recorded.get(key)}"
             raise UsageError(f"{then}, this run has {now}", remedy=remedy)

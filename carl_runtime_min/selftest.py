@@ -20,13 +20,13 @@ def phi_again(vectors: dict[str, Any]) -> dict[str, torch.Tensor]:
 def reward_again(vectors: dict[str, Any]) -> dict[str, torch.Tensor]:
     log_probs, mask = torch.tensor(vectors["log_probs"]), torch.tensor(vectors["mask"])
     phi = phi_again(vectors)["phi"]  # [B, T]
-    return {"phi": phi, "reward": carl_reward(phi, log_probs, mask)}
+    return {"reward": carl_reward(phi, log_probs, mask)}
 
 
 def field_again(vectors: dict[str, Any]) -> dict[str, torch.Tensor]:
     logits = torch.tensor(vectors["logits"])  # [B, T, V]
     entropy, log_probs = token_field(logits, torch.tensor(vectors["token_ids"]))
-    return {**reward_again(vectors), "entropy": entropy, "log_probs": log_probs}
+    return {"entropy": entropy, "log_probs": log_probs}
 
 
 def self_test(vectors: dict[str, Any], found: dict[str, torch.Tensor]) -> int:

@@ -10,28 +10,34 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from carl_runtime_min.errors import CarlError
 from carl_runtime_min.run import read_json
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
-def supervise(command: list[str], path: Path, lock: int) -> int:
+def supervise(command: list[str], path: Path, lock: int, processes: int = 1) -> int:
     """Run one phase in a process group of its own; return the code that it wrote.
 
-    The first signal is passed on, so that the phase can checkpoint; a second one ends
-    the group. On several GPUs the phase runs under torchrun.
+    The first signal asks the phase to checkpoint and stop, a second one ends the group.
+    Several processes run under torchrun, which passes no signal on without ending them:
+    the stop file asks them, and torchrun itself is deaf.
     """
-    gpus, launcher = torch.cuda.device_count(), [sys.executable]
-    if gpus > 1:
+    launcher, asking = [sys.executable], path / "stop"
+    if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone"]
-        launcher += ["--nproc_per_node", str(gpus)]
+        launcher += ["--nproc_per_node", str(processes), "--signals_to_handle=SIGQUIT"]
     (path / "exit.json").unlink(missing_ok=True)
+    asking.unlink(missing_ok=True)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # inherited by torchrun
     child = subprocess.Popen(
         launcher + command,
-        env={**os.environ, "CARL_SUPERVISOR": str(os.getpid())},
+        env={
+            **os.environ,
+            "CARL_SUPERVISOR": str(os.getpid()),
+            "CARL_STOP": str(asking),
+        },
         start_new_session=True,
         pass_fds=(lock,),
     )
@@ -39,8 +45,10 @@ def supervise(command: list[str], path: Path, lock: int) -> int:
 
     def forward(number: int, frame: Any) -> None:
         received.append(number)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, number if len(received) == 1 else signal.SIGKILL)
+        asking.touch()
+        if processes == 1 or len(received) > 1:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, number if len(received) == 1 else signal.SIGKILL)
 
     for number in STOP_SIGNALS:
         signal.signal(number, forward)
@@ -51,7 +59,8 @@ def supervise(command: list[str], path: Path, lock: int) -> int:
     asked = 130 if signal.SIGINT in received else 85
     if report is None:
         raise CarlError(
-            f"the phase ended with status {status} (-9: killed, out of memory?)",
+            f"the phase ended with status {status}"
+            + " (killed: out of memory?)" * (status == -signal.SIGKILL),
             remedy="run the same command again: it goes on from the last checkpoint",
             exit_code=asked if received else 70,
         )
@@ -59,7 +68,7 @@ def supervise(command: list[str], path: Path, lock: int) -> int:
 
 
 class StopRequest:
-    """A polite request to stop: a signal came, or the supervisor is gone."""
+    """A polite request to stop: a signal, the stop file, or the supervisor is gone."""
 
     def __init__(self) -> None:
         self.received, self.parent = 0, int(os.environ.get("CARL_SUPERVISOR", 0))
@@ -76,4 +85,4 @@ class StopRequest:
             os.kill(self.parent or os.getpid(), 0)
         except ProcessLookupError:
             return True
-        return bool(self.received)
+        return bool(self.received) or Path(os.environ.get("CARL_STOP", "-")).exists()

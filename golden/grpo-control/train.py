@@ -41,13 +41,13 @@
 # ///
 """GRPO.
 
-What is set stands in CONFIG, what is computed below it. Departures from plain TRL:
+Settings are in CONFIG; the code below only reads it. Departures from plain TRL:
 
-- GRPO: an infinite reward counts as none.
+- GRPO: an infinite reward is treated as missing (None).
 - Each phase is a process of its own; what it leaves behind is in the run directory.
 
-    python train.py                          on every visible GPU, or on the CPU
-    CUDA_VISIBLE_DEVICES=0 python train.py   on one GPU of several
+    python train.py                          on all visible GPUs, or on the CPU
+    CUDA_VISIBLE_DEVICES=0 python train.py   on one GPU of several (no torchrun needed)
     python train.py                          again after a crash or code 85: resume
     python train.py --dry-run                print the plan and a row, train nothing
     python train.py --self-test              check the arithmetic of this machine
@@ -76,7 +76,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -277,7 +277,7 @@ def json_value(value: Any) -> Any:
     return json.loads(json.dumps(value), parse_constant=lambda name: None)
 
 
-# ---- carl_runtime_min/run.py sha256:95ab214a7698 -------------------------------------
+# ---- carl_runtime_min/run.py sha256:d8e8d42ce6ca -------------------------------------
 COMPLETE = "complete.json"  # written last: what lies beside it is whole
 
 
@@ -331,6 +331,9 @@ class RunDir:
         for folder in complete_checkpoints(self.checkpoints) if self.rank == 0 else ():
             if read_json(folder / COMPLETE)["step"] > step:
                 (folder / COMPLETE).unlink()
+        for folder in self.checkpoints.glob("checkpoint-*") if self.rank == 0 else ():
+            if not (folder / COMPLETE).is_file():  # half written, or taken back
+                shutil.rmtree(folder)
         for path in self.path.glob("*.jsonl") if self.rank == 0 else ():
             with path.with_suffix(".draft").open("w") as file:
                 for record in self.records(path.stem):
@@ -375,11 +378,11 @@ def weights_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def claim(path: Path, identity: dict[str, Any], resume: str) -> int:
+def claim(path: Path, facts: dict[str, Any], resume: str) -> int:
     """Lock the run directory and check that it belongs to this very run.
 
     Returns the descriptor that holds the lock until the last process with it ends.
-    `identity` is what must not change between start and resume, most telling first.
+    `facts` are what must not change between start and resume, most telling first.
     """
     path.mkdir(parents=True, exist_ok=True)
     lock, remedy = os.open(path / ".lock", os.O_RDWR | os.O_CREAT), "use --run-dir DIR"
@@ -390,7 +393,7 @@ def claim(path: Path, identity: dict[str, Any], resume: str) -> int:
     recorded = read_json(path / "run.json")
     if recorded and resume == "never":
         raise UsageError(f"{path} holds a run already", remedy=remedy)
-    for key, now in identity.items() if recorded else ():
+    for key, now in facts.items() if recorded else ():
         if recorded.get(key) != now:
             then = f"{path} was started with {key} {recorded.get(key)}"
             raise UsageError(f"{then}, this run has {now}", remedy=remedy)
@@ -408,119 +411,6 @@ def order_parameter(entropy: Tensor, vocab_size: int) -> Tensor:
         raise UsageError(f"Phi needs at least two tokens to choose from: {vocab_size}")
     phi = 1 - entropy.double() / math.log(vocab_size)
     return phi.clamp(0, 1).where(entropy.isfinite(), math.nan)
-
-
-# ---- carl_runtime_min/rewards.py sha256:ed6e6267ec3d ---------------------------------
-DELTA = 0.03  # a change of Phi larger than this is a transition
-MAX_SCALE = 15  # blocks of at most 2^15 tokens
-
-
-class Components(NamedTuple):
-    """Each [B], float64, in [0, 1]; NaN where a token of the row is not finite."""
-
-    coherence: Tensor
-    cloud: Tensor
-    discontinuity: Tensor
-
-
-def carl_reward(
-    phi: Tensor,
-    log_probs: Tensor,
-    mask: Tensor,
-    weights: Sequence[float] = (0.5, 0.3, 0.2),
-    junctions: Tensor | None = None,
-) -> Tensor:
-    """R_CARL of each completion, [B] float64; `weights` in the order of Components.
-
-    0.0 for a completion without tokens, NaN for one with a value that is not finite.
-    The other arguments are those of `coherence_components`.
-    """
-    a, b, c = weights
-    parts = coherence_components(phi, log_probs, mask, junctions)
-    reward = a * parts.coherence + b * parts.cloud + c * parts.discontinuity
-    return reward.where(mask.bool().any(-1), 0.0)
-
-
-def coherence_components(
-    phi: Tensor, log_probs: Tensor, mask: Tensor, junctions: Tensor | None = None
-) -> Components:
-    """The components of a right-padded batch of completions.
-
-    Args:
-        phi, log_probs: [B, T]; padding may hold anything.
-        mask: [B, T], true on the completion's tokens, which come first in the row.
-        junctions: [B, T], true at t where tokens were removed between t-1 and t, so
-            that the change from t-1 to t is no transition. Default: nowhere.
-
-    Raises:
-        UsageError: Shapes differ, or the mask is not right-padded (the one time the
-            host waits for the device).
-    """
-    if not phi.shape == log_probs.shape == mask.shape or phi.dim() != 2:
-        raise UsageError("phi, log_probs and mask must share one shape [B, T]")
-    mask = mask.bool()
-    if (mask[:, 1:] & ~mask[:, :-1]).any():
-        raise UsageError(
-            "the mask is not right-padded",
-            remedy="move the policy's tokens to the front of their rows",
-        )
-    length = mask.sum(-1)  # [B]
-    phi = phi.where(mask, 0.0).double()
-    log_probs = log_probs.where(mask, 0.0).double()
-    broken = ~(phi.sum(-1) + log_probs.sum(-1)).isfinite()  # [B]
-    linked = mask[:, 1:]  # [B, T - 1]
-    if junctions is not None:
-        linked = linked & ~junctions[:, 1:].bool()
-    parts = Components(
-        coherence=_coherence(scale_coherence(phi, length)),
-        cloud=(log_probs.exp() * phi).sum(-1) / length.clamp(min=1),
-        discontinuity=_discontinuity(phi, linked),
-    )
-    return Components(*(part.masked_fill(broken, math.nan) for part in parts))
-
-
-def scale_coherence(phi: Tensor, length: Tensor) -> Tensor:
-    """c_j over blocks of 2^j tokens: [B, T], [B] -> [B, scales], NaN without a block.
-
-    c_j = 1 - mean population standard deviation of the complete blocks. Neighbouring
-    blocks merge by Chan's update, so all scales together cost O(BT).
-    """
-    scales = min(phi.shape[-1].bit_length(), MAX_SCALE + 1)
-    c = phi.new_empty(len(phi), scales)
-    mean, variance = phi, torch.zeros_like(phi)  # of each block
-    for j in range(scales):
-        if j > 0:
-            n = mean.shape[-1] // 2 * 2
-            a, b = mean[:, 0:n:2], mean[:, 1:n:2]  # [B, n / 2] each
-            apart = (a - b) / 2
-            variance = (variance[:, 0:n:2] + variance[:, 1:n:2]) / 2 + apart**2
-            mean = (a + b) / 2
-        blocks = length // 2**j  # [B]
-        complete = torch.arange(mean.shape[-1], device=phi.device) < blocks[:, None]
-        spread = (variance.sqrt() * complete).sum(-1) / blocks  # [B], 0/0 is NaN
-        c[:, j] = (1 - spread).clamp(min=0)
-    return c
-
-
-def _coherence(c: Tensor) -> Tensor:
-    """Mean of c_j under the weights 2^(j/2); 0.5 where there is no scale."""
-    j = torch.arange(c.shape[-1], device=c.device, dtype=c.dtype)
-    weight = 2 ** (j / 2) * ~c.isnan()  # [B, scales]
-    return ((weight * c.nan_to_num()).sum(-1) / weight.sum(-1)).nan_to_num(nan=0.5)
-
-
-def _discontinuity(phi: Tensor, linked: Tensor) -> Tensor:
-    """Mean worth of the transitions, 0.5 without any: [B, T], [B, T-1] -> [B]."""
-    before, change = phi[:, :-1], phi[:, 1:] - phi[:, :-1]
-    rising, falling = linked & (change > DELTA), linked & (change < -DELTA)
-    low, high = before < 0.5, before > 0.7
-
-    def count(places: Tensor) -> Tensor:
-        return places.sum(-1).double()  # [B]
-
-    worth = 0.8 * count(rising & low) + 0.3 * count(rising & ~low)
-    worth = worth + 0.2 * count(falling & high) + 0.5 * count(falling & ~high)
-    return (worth / count(rising | falling)).nan_to_num(nan=0.5)
 
 
 # ---- carl_runtime_min/tasks.py sha256:50a03ed584da -----------------------------------
@@ -569,7 +459,7 @@ def exact_answer_reward(options: dict[str, Any]) -> TaskReward:
     return TaskReward("exact_answer", scorer, "answer")
 
 
-# ---- carl_runtime_min/data.py sha256:0c4053169c23 ------------------------------------
+# ---- carl_runtime_min/data.py sha256:6ae4ba61e660 ------------------------------------
 def file_rows(source: dict[str, Any]) -> Any:
     """A local JSONL, JSON or Parquet file, loaded by what its name ends in."""
     from datasets import load_dataset
@@ -609,21 +499,23 @@ def prepared(
     keep = range(len(rows))[-source["take_last"] :]  # from -0: all
     rows = rows.select(keep[: len(keep) - source["skip_last"]][: source["limit"]])
     system = [{"role": "system", "content": source["system_prompt"]}]
-    roles = {"prompt": "user", "completion": "assistant"}
+    roles = {"prompt": "user", "completion": "assistant", "messages": "user"}
     remedy = "every row needs text or a list of messages there"
 
     def converse(row: dict[str, Any]) -> dict[str, Any]:
         shaped = {}
-        for name in roles.keys() & row.keys():
+        for name in sorted(roles.keys() & row.keys()):
             text = row[name]
+            if name == "completion" and isinstance(text, int | float):
+                text = str(text)
             if not isinstance(text, str | list) or text == []:
                 raise UsageError(f"{source['id']}: a {name} is {text!r}", remedy=remedy)
             if isinstance(text, str):
                 text = [{"role": roles[name], "content": text}]
             if name == "prompt" and text[-1]["role"] == "assistant":
                 text = text[:-1]
-            prefix = system if name == "prompt" and source["system_prompt"] else []
-            shaped[name] = prefix + text
+            own = name == "completion" or text[0]["role"] == "system"
+            shaped[name] = text if own or not source["system_prompt"] else system + text
         return shaped
 
     if tokenizer.chat_template:
@@ -764,24 +656,32 @@ def add_adapter(model: Any, settings: dict[str, Any]) -> Any:
     return get_peft_model(model, config)
 
 
-# ---- carl_runtime_min/supervisor.py sha256:5d5a76b0b737 ------------------------------
+# ---- carl_runtime_min/supervisor.py sha256:7fe56c7dac98 ------------------------------
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
-def supervise(command: list[str], path: Path, lock: int) -> int:
+def supervise(command: list[str], path: Path, lock: int, processes: int = 1) -> int:
     """Run one phase in a process group of its own; return the code that it wrote.
 
-    The first signal is passed on, so that the phase can checkpoint; a second one ends
-    the group. On several GPUs the phase runs under torchrun.
+    The first signal asks the phase to checkpoint and stop, a second one ends the group.
+    Several processes run under torchrun, which passes no signal on without ending them:
+    the stop file asks them, and torchrun itself is deaf.
     """
-    gpus, launcher = torch.cuda.device_count(), [sys.executable]
-    if gpus > 1:
+    launcher, asking = [sys.executable], path / "stop"
+    if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone"]
-        launcher += ["--nproc_per_node", str(gpus)]
+        launcher += ["--nproc_per_node", str(processes), "--signals_to_handle=SIGQUIT"]
     (path / "exit.json").unlink(missing_ok=True)
+    asking.unlink(missing_ok=True)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # inherited by torchrun
     child = subprocess.Popen(
         launcher + command,
-        env={**os.environ, "CARL_SUPERVISOR": str(os.getpid())},
+        env={
+            **os.environ,
+            "CARL_SUPERVISOR": str(os.getpid()),
+            "CARL_STOP": str(asking),
+        },
         start_new_session=True,
         pass_fds=(lock,),
     )
@@ -789,8 +689,10 @@ def supervise(command: list[str], path: Path, lock: int) -> int:
 
     def forward(number: int, frame: Any) -> None:
         received.append(number)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, number if len(received) == 1 else signal.SIGKILL)
+        asking.touch()
+        if processes == 1 or len(received) > 1:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, number if len(received) == 1 else signal.SIGKILL)
 
     for number in STOP_SIGNALS:
         signal.signal(number, forward)
@@ -801,7 +703,8 @@ def supervise(command: list[str], path: Path, lock: int) -> int:
     asked = 130 if signal.SIGINT in received else 85
     if report is None:
         raise CarlError(
-            f"the phase ended with status {status} (-9: killed, out of memory?)",
+            f"the phase ended with status {status}"
+            + " (killed: out of memory?)" * (status == -signal.SIGKILL),
             remedy="run the same command again: it goes on from the last checkpoint",
             exit_code=asked if received else 70,
         )
@@ -809,7 +712,7 @@ def supervise(command: list[str], path: Path, lock: int) -> int:
 
 
 class StopRequest:
-    """A polite request to stop: a signal came, or the supervisor is gone."""
+    """A polite request to stop: a signal, the stop file, or the supervisor is gone."""
 
     def __init__(self) -> None:
         self.received, self.parent = 0, int(os.environ.get("CARL_SUPERVISOR", 0))
@@ -826,10 +729,10 @@ class StopRequest:
             os.kill(self.parent or os.getpid(), 0)
         except ProcessLookupError:
             return True
-        return bool(self.received)
+        return bool(self.received) or Path(os.environ.get("CARL_STOP", "-")).exists()
 
 
-# ---- carl_runtime_min/fit.py sha256:42bce6d78a01 -------------------------------------
+# ---- carl_runtime_min/fit.py sha256:328d718f21e3 -------------------------------------
 SHOWN = ("loss", "mean_token_accuracy", "reward", "phi", "carl/weight")
 
 
@@ -909,6 +812,25 @@ class Recorder(Observer):
                 shutil.rmtree(old)
 
 
+@contextlib.contextmanager
+def nothing_half_written(run: RunDir, result: Path) -> Iterator[None]:
+    """After an error, remove what was being written; tell of a full disk plainly."""
+    try:
+        yield
+    except Exception as error:
+        full = "No space left" in str(error) or not shutil.disk_usage(run.path).free
+        for folder in (*run.checkpoints.glob("checkpoint-*"), result):
+            if not (folder / COMPLETE).is_file():
+                shutil.rmtree(folder, ignore_errors=True)
+        if not full:
+            raise
+        raise CarlError(
+            f"no space left for {run.path}",
+            remedy="free some, then run the same command: it goes on where it was",
+            exit_code=4,
+        ) from error
+
+
 def fit(
     trainer: Any,
     run: RunDir,
@@ -934,15 +856,16 @@ def fit(
         for name, item in state.items():
             item.load_state_dict(saved[name])
         print(f"{run.phase}: continuing after step {saved['step']}", flush=True)
-    if saved["finished"]:
-        trainer._load_from_checkpoint(str(start))
-    else:
-        trainer.train(resume_from_checkpoint=str(start) if start else None)
-    if not recorder.stopped:
-        result = run.path / settings["result"]
-        trainer.save_model(str(result))
-        if run.rank == 0:
-            run.summarise(weights_sha256=weights_sha256(result))
+    result = run.path / settings["result"]
+    with nothing_half_written(run, result):
+        if saved["finished"]:  # a crash kept the result from being saved
+            trainer._load_from_checkpoint(str(start))
+        else:
+            trainer.train(resume_from_checkpoint=str(start) if start else None)
+        if not recorder.stopped:
+            trainer.save_model(str(result))
+            if run.rank == 0:
+                run.summarise(weights_sha256=weights_sha256(result))
     return not recorder.stopped
 
 
@@ -1071,19 +994,13 @@ class SampledGRPO:
         return batch
 
 
-# ---- carl_runtime_min/selftest.py sha256:b7a225bf8f61 --------------------------------
+# ---- carl_runtime_min/selftest.py sha256:c935062d8f6d --------------------------------
 TOLERANCE = 1e-5
 
 
 def phi_again(vectors: dict[str, Any]) -> dict[str, torch.Tensor]:
     entropy = torch.tensor(vectors["entropy"])  # [B, T]
     return {"phi": order_parameter(entropy, vectors["vocab_size"])}
-
-
-def reward_again(vectors: dict[str, Any]) -> dict[str, torch.Tensor]:
-    log_probs, mask = torch.tensor(vectors["log_probs"]), torch.tensor(vectors["mask"])
-    phi = phi_again(vectors)["phi"]  # [B, T]
-    return {"phi": phi, "reward": carl_reward(phi, log_probs, mask)}
 
 
 def self_test(vectors: dict[str, Any], found: dict[str, torch.Tensor]) -> int:
@@ -1098,7 +1015,7 @@ def self_test(vectors: dict[str, Any], found: dict[str, torch.Tensor]) -> int:
     return 0 if good else 1
 
 
-# ---- carl_runtime_min/dryrun.py sha256:fcf6e496abf9 ----------------------------------
+# ---- carl_runtime_min/dryrun.py sha256:b71e8e2232ae ----------------------------------
 def show_plan(config: dict[str, Any]) -> None:
     """Print the settings, without the reference vectors and the spec."""
     plan = {k: v for k, v in config.items() if k not in ("self_test", "spec")}
@@ -1118,10 +1035,9 @@ def show_row(tokenizer: Any, row: dict[str, Any]) -> None:
         ids = tokenizer(prompt + (learned or ""))["input_ids"]
         ids += [tokenizer.eos_token_id] * bool(learned)  # TRL appends it to plain text
     else:
-        render = tokenizer.apply_chat_template
-        shown = render(prompt, add_generation_prompt=True, return_dict=False)
-        ids = render(prompt + learned, return_dict=False) if learned else shown
-        start = len(shown) if prompt else 0
+        render = partial(tokenizer.apply_chat_template, return_dict=False)
+        shown = render(prompt, add_generation_prompt=True) if prompt else []
+        start, ids = len(shown), render(prompt + learned) if learned else shown
     seen, new = tokenizer.decode(ids[:start]), tokenizer.decode(ids[start:])
     print(f"\none row, {len(ids)} tokens:\n{seen}⟦{new}⟧" if learned else f"\n{seen}")
     if learned and tokenizer.eos_token_id not in ids[start:]:
@@ -1129,7 +1045,7 @@ def show_row(tokenizer: Any, row: dict[str, Any]) -> None:
         print("  may never stop; check the chat template and the end-of-sequence token")
 
 
-# ---- carl_runtime_min/entry.py sha256:779bf8428034 -----------------------------------
+# ---- carl_runtime_min/entry.py sha256:2228751b9a57 -----------------------------------
 SETTINGS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
@@ -1138,7 +1054,9 @@ SETTINGS = {
 LIBRARIES = {"torch", "transformers", "trl", "peft", "accelerate", "datasets"}
 
 
-def parse_arguments(description: str | None, run_dir: str) -> argparse.Namespace:
+def parse_arguments(
+    description: str | None, run_dir: str, phases: list[str]
+) -> argparse.Namespace:
     """The command line of a script; it also keeps libraries from reporting home."""
     os.environ.update(SETTINGS)
     as_written = argparse.RawDescriptionHelpFormatter
@@ -1147,17 +1065,17 @@ def parse_arguments(description: str | None, run_dir: str) -> argparse.Namespace
     )
     parser.add_argument("--run-dir", type=Path, default=Path(run_dir))
     parser.add_argument("--resume", default="auto", help="auto, never, or a checkpoint")
-    parser.add_argument("--accept", help="go on although this phase has failed")
+    parser.add_argument("--accept", action="append", default=[], metavar="PHASE")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--self-test", action="store_true")
-    parser.add_argument("--phase", help="run this phase only, in this process")
+    parser.add_argument("--phase", choices=phases, help="run it alone, in this process")
     return parser.parse_args()
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
     """What must be the same when a run continues, the most telling first."""
-    blocks = [block for block in config.values() if isinstance(block, dict)]
-    sources = [block["data"] for block in blocks if "data" in block]
+    blocks = [config[phase] for phase in ("sft", "grpo", "eval") if phase in config]
+    sources = [block["data"] for block in blocks]
     files = {one["id"]: Path(one["id"]) for one in sources if Path(one["id"]).is_file()}
     spec = json.dumps(config["spec"], sort_keys=True, separators=(",", ":"))
     return {
@@ -1171,6 +1089,9 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
 
 def lead(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) -> int:
     """Run the phases that are not done yet, each in a process of its own."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        remedy = "start it with plain python: it starts torchrun on all visible GPUs"
+        raise UsageError("this script was started by a launcher", remedy=remedy)
     path, record, cuda = args.run_dir.resolve(), identity(config), torch.cuda
     lock = claim(path, record, args.resume)
     gpu = cuda.is_available() and cuda.get_device_name()
@@ -1183,8 +1104,10 @@ def lead(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) ->
     for phase in phases:
         code = (read_json(path / "phases.json") or {}).get(phase)
         if code is None:
-            code = supervise([*sys.argv, "--phase", phase], path, lock)
-        if code != 0 and phase != args.accept:
+            processes = 1 if phase in ("eval", "push") else record["world_size"]
+            code = supervise([*sys.argv, "--phase", phase], path, lock, processes)
+        if code != 0 and not (code in (1, 3) and phase in args.accept):
+            print(f"{phase}: ended with code {code}", file=sys.stderr)
             return code
     return 0
 
@@ -1195,12 +1118,18 @@ def work(args: argparse.Namespace, phase: Callable[[RunDir, StopRequest], int]) 
     rank, path = int(os.environ.get("RANK", 0)), args.run_dir.resolve()
     run, stop = RunDir(path, args.phase, rank, args.resume), StopRequest()
     code = guarded(lambda: phase(run, stop))
-    if rank == 0:
-        phases = read_json(path / "phases.json") or {}
-        if code in (0, 1, 3):  # done, or a verdict: not to be run again
-            write_json(path / "phases.json", {**phases, args.phase: code})
-        write_json(path / "exit.json", {"code": code, "phase": args.phase})
-    return code
+    return guarded(lambda: leave(run, code))
+
+
+def leave(run: RunDir, code: int) -> int:
+    """Record how a phase ended; what is done or has a verdict is not run again."""
+    if run.rank == 0:
+        phases = read_json(run.path / "phases.json") or {}
+        if code in (0, 1, 3):
+            write_json(run.path / "phases.json", {**phases, run.phase: code})
+        write_json(run.path / "exit.json", {"code": code, "phase": run.phase})
+    # torchrun would end rank 0, which may still write, if another rank seemed to fail
+    return 0 if run.rank and code in (1, 3, 85) else code
 
 
 def guarded(action: Callable[[], int]) -> int:
@@ -1218,7 +1147,7 @@ def guarded(action: Callable[[], int]) -> int:
         return 70
 
 
-# ---- wiring sha256:fe8551a242bd ------------------------------------------------------
+# ---- wiring sha256:000eee925786 ------------------------------------------------------
 def make_tokenizer() -> Any:
     """The tokenizer of the run."""
     return load_tokenizer(CONFIG["model"])
@@ -1280,10 +1209,11 @@ def dry_run() -> int:
 
 def main() -> int:
     phases = {"grpo": grpo}
-    args = parse_arguments(__doc__, CONFIG["run_dir"])
+    args = parse_arguments(__doc__, CONFIG["run_dir"], list(phases))
     if args.self_test:
         vectors = CONFIG["self_test"]
-        return self_test(vectors, reward_again(vectors))
+        found = phi_again(vectors)
+        return self_test(vectors, found)
     if args.dry_run:
         return guarded(dry_run)
     if args.phase:

@@ -41,17 +41,17 @@
 # ///
 """GRPO with coherence-aware rewards (CARL).
 
-What is set stands in CONFIG, what is computed below it. Departures from plain TRL:
+Settings are in CONFIG; the code below only reads it. Departures from plain TRL:
 
 - GRPO: once the cascade opens (stage B), R_CARL joins the task rewards. It measures
   how each token was chosen: Phi = 1 - H / ln V of the policy that TRL scores. Groups
-  that the task rewards cannot tell apart get damped advantages. A row without a task
-  reward or without R_CARL has no advantage.
-- GRPO: an infinite reward counts as none.
+  with equal task rewards get damped advantages. A row without a task reward or
+  without R_CARL has no advantage.
+- GRPO: an infinite reward is treated as missing (None).
 - Each phase is a process of its own; what it leaves behind is in the run directory.
 
-    python train.py                          on every visible GPU, or on the CPU
-    CUDA_VISIBLE_DEVICES=0 python train.py   on one GPU of several
+    python train.py                          on all visible GPUs, or on the CPU
+    CUDA_VISIBLE_DEVICES=0 python train.py   on one GPU of several (no torchrun needed)
     python train.py                          again after a crash or code 85: resume
     python train.py --dry-run                print the plan and a row, train nothing
     python train.py --self-test              check the arithmetic of this machine
@@ -306,7 +306,7 @@ def json_value(value: Any) -> Any:
     return json.loads(json.dumps(value), parse_constant=lambda name: None)
 
 
-# ---- carl_runtime_min/run.py sha256:95ab214a7698 -------------------------------------
+# ---- carl_runtime_min/run.py sha256:d8e8d42ce6ca -------------------------------------
 COMPLETE = "complete.json"  # written last: what lies beside it is whole
 
 
@@ -360,6 +360,9 @@ class RunDir:
         for folder in complete_checkpoints(self.checkpoints) if self.rank == 0 else ():
             if read_json(folder / COMPLETE)["step"] > step:
                 (folder / COMPLETE).unlink()
+        for folder in self.checkpoints.glob("checkpoint-*") if self.rank == 0 else ():
+            if not (folder / COMPLETE).is_file():  # half written, or taken back
+                shutil.rmtree(folder)
         for path in self.path.glob("*.jsonl") if self.rank == 0 else ():
             with path.with_suffix(".draft").open("w") as file:
                 for record in self.records(path.stem):
@@ -404,11 +407,11 @@ def weights_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def claim(path: Path, identity: dict[str, Any], resume: str) -> int:
+def claim(path: Path, facts: dict[str, Any], resume: str) -> int:
     """Lock the run directory and check that it belongs to this very run.
 
     Returns the descriptor that holds the lock until the last process with it ends.
-    `identity` is what must not change between start and resume, most telling first.
+    `facts` are what must not change between start and resume, most telling first.
     """
     path.mkdir(parents=True, exist_ok=True)
     lock, remedy = os.open(path / ".lock", os.O_RDWR | os.O_CREAT), "use --run-dir DIR"
@@ -419,7 +422,7 @@ def claim(path: Path, identity: dict[str, Any], resume: str) -> int:
     recorded = read_json(path / "run.json")
     if recorded and resume == "never":
         raise UsageError(f"{path} holds a run already", remedy=remedy)
-    for key, now in identity.items() if recorded else ():
+    for key, now in facts.items() if recorded else ():
         if recorded.get(key) != now:
             then = f"{path} was started with {key} {recorded.get(key)}"
             raise UsageError(f"{then}, this run has {now}", remedy=remedy)
@@ -439,7 +442,7 @@ def order_parameter(entropy: Tensor, vocab_size: int) -> Tensor:
     return phi.clamp(0, 1).where(entropy.isfinite(), math.nan)
 
 
-# ---- carl_runtime_min/rewards.py sha256:ed6e6267ec3d ---------------------------------
+# ---- carl_runtime_min/rewards.py sha256:4353f6487a95 ---------------------------------
 DELTA = 0.03  # a change of Phi larger than this is a transition
 MAX_SCALE = 15  # blocks of at most 2^15 tokens
 
@@ -515,15 +518,15 @@ def scale_coherence(phi: Tensor, length: Tensor) -> Tensor:
     blocks merge by Chan's update, so all scales together cost O(BT).
     """
     scales = min(phi.shape[-1].bit_length(), MAX_SCALE + 1)
-    c = phi.new_empty(len(phi), scales)
+    c = phi.new_ones(len(phi), scales)  # one token alone does not deviate: c_0 = 1
+    c.masked_fill_(length[:, None] == 0, math.nan)
     mean, variance = phi, torch.zeros_like(phi)  # of each block
-    for j in range(scales):
-        if j > 0:
-            n = mean.shape[-1] // 2 * 2
-            a, b = mean[:, 0:n:2], mean[:, 1:n:2]  # [B, n / 2] each
-            apart = (a - b) / 2
-            variance = (variance[:, 0:n:2] + variance[:, 1:n:2]) / 2 + apart**2
-            mean = (a + b) / 2
+    for j in range(1, scales):
+        n = mean.shape[-1] // 2 * 2
+        a, b = mean[:, 0:n:2], mean[:, 1:n:2]  # [B, n / 2] each
+        apart = (a - b) / 2
+        variance = (variance[:, 0:n:2] + variance[:, 1:n:2]) / 2 + apart**2
+        mean = (a + b) / 2
         blocks = length // 2**j  # [B]
         complete = torch.arange(mean.shape[-1], device=phi.device) < blocks[:, None]
         spread = (variance.sqrt() * complete).sum(-1) / blocks  # [B], 0/0 is NaN
@@ -755,7 +758,7 @@ def length_reward(options: dict[str, Any]) -> TaskReward:
     return TaskReward("length", scorer)
 
 
-# ---- carl_runtime_min/data.py sha256:fa81263e2341 ------------------------------------
+# ---- carl_runtime_min/data.py sha256:7aa2b1d24987 ------------------------------------
 def hub_rows(source: dict[str, Any]) -> Any:
     """A data set of the hub, at a pinned revision."""
     from datasets import load_dataset
@@ -790,21 +793,23 @@ def prepared(
     keep = range(len(rows))[-source["take_last"] :]  # from -0: all
     rows = rows.select(keep[: len(keep) - source["skip_last"]][: source["limit"]])
     system = [{"role": "system", "content": source["system_prompt"]}]
-    roles = {"prompt": "user", "completion": "assistant"}
+    roles = {"prompt": "user", "completion": "assistant", "messages": "user"}
     remedy = "every row needs text or a list of messages there"
 
     def converse(row: dict[str, Any]) -> dict[str, Any]:
         shaped = {}
-        for name in roles.keys() & row.keys():
+        for name in sorted(roles.keys() & row.keys()):
             text = row[name]
+            if name == "completion" and isinstance(text, int | float):
+                text = str(text)
             if not isinstance(text, str | list) or text == []:
                 raise UsageError(f"{source['id']}: a {name} is {text!r}", remedy=remedy)
             if isinstance(text, str):
                 text = [{"role": roles[name], "content": text}]
             if name == "prompt" and text[-1]["role"] == "assistant":
                 text = text[:-1]
-            prefix = system if name == "prompt" and source["system_prompt"] else []
-            shaped[name] = prefix + text
+            own = name == "completion" or text[0]["role"] == "system"
+            shaped[name] = text if own or not source["system_prompt"] else system + text
         return shaped
 
     if tokenizer.chat_template:
@@ -945,24 +950,32 @@ def add_adapter(model: Any, settings: dict[str, Any]) -> Any:
     return get_peft_model(model, config)
 
 
-# ---- carl_runtime_min/supervisor.py sha256:5d5a76b0b737 ------------------------------
+# ---- carl_runtime_min/supervisor.py sha256:7fe56c7dac98 ------------------------------
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
-def supervise(command: list[str], path: Path, lock: int) -> int:
+def supervise(command: list[str], path: Path, lock: int, processes: int = 1) -> int:
     """Run one phase in a process group of its own; return the code that it wrote.
 
-    The first signal is passed on, so that the phase can checkpoint; a second one ends
-    the group. On several GPUs the phase runs under torchrun.
+    The first signal asks the phase to checkpoint and stop, a second one ends the group.
+    Several processes run under torchrun, which passes no signal on without ending them:
+    the stop file asks them, and torchrun itself is deaf.
     """
-    gpus, launcher = torch.cuda.device_count(), [sys.executable]
-    if gpus > 1:
+    launcher, asking = [sys.executable], path / "stop"
+    if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone"]
-        launcher += ["--nproc_per_node", str(gpus)]
+        launcher += ["--nproc_per_node", str(processes), "--signals_to_handle=SIGQUIT"]
     (path / "exit.json").unlink(missing_ok=True)
+    asking.unlink(missing_ok=True)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # inherited by torchrun
     child = subprocess.Popen(
         launcher + command,
-        env={**os.environ, "CARL_SUPERVISOR": str(os.getpid())},
+        env={
+            **os.environ,
+            "CARL_SUPERVISOR": str(os.getpid()),
+            "CARL_STOP": str(asking),
+        },
         start_new_session=True,
         pass_fds=(lock,),
     )
@@ -970,8 +983,10 @@ def supervise(command: list[str], path: Path, lock: int) -> int:
 
     def forward(number: int, frame: Any) -> None:
         received.append(number)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, number if len(received) == 1 else signal.SIGKILL)
+        asking.touch()
+        if processes == 1 or len(received) > 1:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, number if len(received) == 1 else signal.SIGKILL)
 
     for number in STOP_SIGNALS:
         signal.signal(number, forward)
@@ -982,7 +997,8 @@ def supervise(command: list[str], path: Path, lock: int) -> int:
     asked = 130 if signal.SIGINT in received else 85
     if report is None:
         raise CarlError(
-            f"the phase ended with status {status} (-9: killed, out of memory?)",
+            f"the phase ended with status {status}"
+            + " (killed: out of memory?)" * (status == -signal.SIGKILL),
             remedy="run the same command again: it goes on from the last checkpoint",
             exit_code=asked if received else 70,
         )
@@ -990,7 +1006,7 @@ def supervise(command: list[str], path: Path, lock: int) -> int:
 
 
 class StopRequest:
-    """A polite request to stop: a signal came, or the supervisor is gone."""
+    """A polite request to stop: a signal, the stop file, or the supervisor is gone."""
 
     def __init__(self) -> None:
         self.received, self.parent = 0, int(os.environ.get("CARL_SUPERVISOR", 0))
@@ -1007,10 +1023,10 @@ class StopRequest:
             os.kill(self.parent or os.getpid(), 0)
         except ProcessLookupError:
             return True
-        return bool(self.received)
+        return bool(self.received) or Path(os.environ.get("CARL_STOP", "-")).exists()
 
 
-# ---- carl_runtime_min/fit.py sha256:42bce6d78a01 -------------------------------------
+# ---- carl_runtime_min/fit.py sha256:328d718f21e3 -------------------------------------
 SHOWN = ("loss", "mean_token_accuracy", "reward", "phi", "carl/weight")
 
 
@@ -1090,6 +1106,25 @@ class Recorder(Observer):
                 shutil.rmtree(old)
 
 
+@contextlib.contextmanager
+def nothing_half_written(run: RunDir, result: Path) -> Iterator[None]:
+    """After an error, remove what was being written; tell of a full disk plainly."""
+    try:
+        yield
+    except Exception as error:
+        full = "No space left" in str(error) or not shutil.disk_usage(run.path).free
+        for folder in (*run.checkpoints.glob("checkpoint-*"), result):
+            if not (folder / COMPLETE).is_file():
+                shutil.rmtree(folder, ignore_errors=True)
+        if not full:
+            raise
+        raise CarlError(
+            f"no space left for {run.path}",
+            remedy="free some, then run the same command: it goes on where it was",
+            exit_code=4,
+        ) from error
+
+
 def fit(
     trainer: Any,
     run: RunDir,
@@ -1115,19 +1150,20 @@ def fit(
         for name, item in state.items():
             item.load_state_dict(saved[name])
         print(f"{run.phase}: continuing after step {saved['step']}", flush=True)
-    if saved["finished"]:
-        trainer._load_from_checkpoint(str(start))
-    else:
-        trainer.train(resume_from_checkpoint=str(start) if start else None)
-    if not recorder.stopped:
-        result = run.path / settings["result"]
-        trainer.save_model(str(result))
-        if run.rank == 0:
-            run.summarise(weights_sha256=weights_sha256(result))
+    result = run.path / settings["result"]
+    with nothing_half_written(run, result):
+        if saved["finished"]:  # a crash kept the result from being saved
+            trainer._load_from_checkpoint(str(start))
+        else:
+            trainer.train(resume_from_checkpoint=str(start) if start else None)
+        if not recorder.stopped:
+            trainer.save_model(str(result))
+            if run.rank == 0:
+                run.summarise(weights_sha256=weights_sha256(result))
     return not recorder.stopped
 
 
-# ---- carl_runtime_min/grpo.py sha256:841fde851e45 ------------------------------------
+# ---- carl_runtime_min/grpo.py sha256:105570d73a91 ------------------------------------
 SAMPLES = 4  # completions recorded at a time
 HOOKS = {
     "_generate": "prompts",
@@ -1296,15 +1332,17 @@ class CoherentGRPO(SampledGRPO):
         rewards = super()._calculate_rewards(inputs, *batch)
         tasks, unscored = rewards[:, :-1], rewards[:, :-1].isnan().all(1)
         total = (tasks * weights[:-1].to(tasks.device)).nansum(1)  # [global B]
-        self.task_total = total.masked_fill(unscored, torch.nan)
+        metric = total.masked_fill(unscored, torch.nan).nanmean().item()
         if self.cascade.stage == "B":
             unscored |= rewards[:, -1].isnan()
             rewards[unscored] = torch.nan
-        metric = self.task_total.nanmean().item()
+        self.task_total = total.masked_fill(unscored, torch.nan)
         self.cascade.observe(metric, step)
         self.log_now("rewards/unscored", unscored.sum().item())
         self.log_now("cascade/metric", metric)
-        self.log_now("cascade/threshold", self.cascade.threshold or torch.nan)
+        threshold, opened = self.cascade.threshold, self.cascade.opened_at
+        self.log_now("cascade/threshold", torch.nan if threshold is None else threshold)
+        self.log_now("cascade/opened_at", torch.nan if opened is None else opened)
         self.log_now("carl/stage", float(self.cascade.stage == "B"))
         self.log_now("carl/weight", self.cascade.weight(step))
         return rewards
@@ -1336,7 +1374,7 @@ class CoherentGRPO(SampledGRPO):
         return batch
 
 
-# ---- carl_runtime_min/selftest.py sha256:b7a225bf8f61 --------------------------------
+# ---- carl_runtime_min/selftest.py sha256:70d5e221eee6 --------------------------------
 TOLERANCE = 1e-5
 
 
@@ -1348,7 +1386,7 @@ def phi_again(vectors: dict[str, Any]) -> dict[str, torch.Tensor]:
 def reward_again(vectors: dict[str, Any]) -> dict[str, torch.Tensor]:
     log_probs, mask = torch.tensor(vectors["log_probs"]), torch.tensor(vectors["mask"])
     phi = phi_again(vectors)["phi"]  # [B, T]
-    return {"phi": phi, "reward": carl_reward(phi, log_probs, mask)}
+    return {"reward": carl_reward(phi, log_probs, mask)}
 
 
 def self_test(vectors: dict[str, Any], found: dict[str, torch.Tensor]) -> int:
@@ -1363,7 +1401,7 @@ def self_test(vectors: dict[str, Any], found: dict[str, torch.Tensor]) -> int:
     return 0 if good else 1
 
 
-# ---- carl_runtime_min/dryrun.py sha256:fcf6e496abf9 ----------------------------------
+# ---- carl_runtime_min/dryrun.py sha256:b71e8e2232ae ----------------------------------
 def show_plan(config: dict[str, Any]) -> None:
     """Print the settings, without the reference vectors and the spec."""
     plan = {k: v for k, v in config.items() if k not in ("self_test", "spec")}
@@ -1383,10 +1421,9 @@ def show_row(tokenizer: Any, row: dict[str, Any]) -> None:
         ids = tokenizer(prompt + (learned or ""))["input_ids"]
         ids += [tokenizer.eos_token_id] * bool(learned)  # TRL appends it to plain text
     else:
-        render = tokenizer.apply_chat_template
-        shown = render(prompt, add_generation_prompt=True, return_dict=False)
-        ids = render(prompt + learned, return_dict=False) if learned else shown
-        start = len(shown) if prompt else 0
+        render = partial(tokenizer.apply_chat_template, return_dict=False)
+        shown = render(prompt, add_generation_prompt=True) if prompt else []
+        start, ids = len(shown), render(prompt + learned) if learned else shown
     seen, new = tokenizer.decode(ids[:start]), tokenizer.decode(ids[start:])
     print(f"\none row, {len(ids)} tokens:\n{seen}⟦{new}⟧" if learned else f"\n{seen}")
     if learned and tokenizer.eos_token_id not in ids[start:]:
@@ -1394,7 +1431,7 @@ def show_row(tokenizer: Any, row: dict[str, Any]) -> None:
         print("  may never stop; check the chat template and the end-of-sequence token")
 
 
-# ---- carl_runtime_min/entry.py sha256:779bf8428034 -----------------------------------
+# ---- carl_runtime_min/entry.py sha256:2228751b9a57 -----------------------------------
 SETTINGS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
@@ -1403,7 +1440,9 @@ SETTINGS = {
 LIBRARIES = {"torch", "transformers", "trl", "peft", "accelerate", "datasets"}
 
 
-def parse_arguments(description: str | None, run_dir: str) -> argparse.Namespace:
+def parse_arguments(
+    description: str | None, run_dir: str, phases: list[str]
+) -> argparse.Namespace:
     """The command line of a script; it also keeps libraries from reporting home."""
     os.environ.update(SETTINGS)
     as_written = argparse.RawDescriptionHelpFormatter
@@ -1412,17 +1451,17 @@ def parse_arguments(description: str | None, run_dir: str) -> argparse.Namespace
     )
     parser.add_argument("--run-dir", type=Path, default=Path(run_dir))
     parser.add_argument("--resume", default="auto", help="auto, never, or a checkpoint")
-    parser.add_argument("--accept", help="go on although this phase has failed")
+    parser.add_argument("--accept", action="append", default=[], metavar="PHASE")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--self-test", action="store_true")
-    parser.add_argument("--phase", help="run this phase only, in this process")
+    parser.add_argument("--phase", choices=phases, help="run it alone, in this process")
     return parser.parse_args()
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
     """What must be the same when a run continues, the most telling first."""
-    blocks = [block for block in config.values() if isinstance(block, dict)]
-    sources = [block["data"] for block in blocks if "data" in block]
+    blocks = [config[phase] for phase in ("sft", "grpo", "eval") if phase in config]
+    sources = [block["data"] for block in blocks]
     files = {one["id"]: Path(one["id"]) for one in sources if Path(one["id"]).is_file()}
     spec = json.dumps(config["spec"], sort_keys=True, separators=(",", ":"))
     return {
@@ -1436,6 +1475,9 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
 
 def lead(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) -> int:
     """Run the phases that are not done yet, each in a process of its own."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        remedy = "start it with plain python: it starts torchrun on all visible GPUs"
+        raise UsageError("this script was started by a launcher", remedy=remedy)
     path, record, cuda = args.run_dir.resolve(), identity(config), torch.cuda
     lock = claim(path, record, args.resume)
     gpu = cuda.is_available() and cuda.get_device_name()
@@ -1448,8 +1490,10 @@ def lead(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) ->
     for phase in phases:
         code = (read_json(path / "phases.json") or {}).get(phase)
         if code is None:
-            code = supervise([*sys.argv, "--phase", phase], path, lock)
-        if code != 0 and phase != args.accept:
+            processes = 1 if phase in ("eval", "push") else record["world_size"]
+            code = supervise([*sys.argv, "--phase", phase], path, lock, processes)
+        if code != 0 and not (code in (1, 3) and phase in args.accept):
+            print(f"{phase}: ended with code {code}", file=sys.stderr)
             return code
     return 0
 
@@ -1460,12 +1504,18 @@ def work(args: argparse.Namespace, phase: Callable[[RunDir, StopRequest], int]) 
     rank, path = int(os.environ.get("RANK", 0)), args.run_dir.resolve()
     run, stop = RunDir(path, args.phase, rank, args.resume), StopRequest()
     code = guarded(lambda: phase(run, stop))
-    if rank == 0:
-        phases = read_json(path / "phases.json") or {}
-        if code in (0, 1, 3):  # done, or a verdict: not to be run again
-            write_json(path / "phases.json", {**phases, args.phase: code})
-        write_json(path / "exit.json", {"code": code, "phase": args.phase})
-    return code
+    return guarded(lambda: leave(run, code))
+
+
+def leave(run: RunDir, code: int) -> int:
+    """Record how a phase ended; what is done or has a verdict is not run again."""
+    if run.rank == 0:
+        phases = read_json(run.path / "phases.json") or {}
+        if code in (0, 1, 3):
+            write_json(run.path / "phases.json", {**phases, run.phase: code})
+        write_json(run.path / "exit.json", {"code": code, "phase": run.phase})
+    # torchrun would end rank 0, which may still write, if another rank seemed to fail
+    return 0 if run.rank and code in (1, 3, 85) else code
 
 
 def guarded(action: Callable[[], int]) -> int:
@@ -1483,7 +1533,7 @@ def guarded(action: Callable[[], int]) -> int:
         return 70
 
 
-# ---- wiring sha256:3d75a313b211 ------------------------------------------------------
+# ---- wiring sha256:8b46b4a79f87 ------------------------------------------------------
 def make_tokenizer() -> Any:
     """The tokenizer of the run."""
     return load_tokenizer(CONFIG["model"])
@@ -1551,10 +1601,12 @@ def dry_run() -> int:
 
 def main() -> int:
     phases = {"grpo": grpo}
-    args = parse_arguments(__doc__, CONFIG["run_dir"])
+    args = parse_arguments(__doc__, CONFIG["run_dir"], list(phases))
     if args.self_test:
         vectors = CONFIG["self_test"]
-        return self_test(vectors, reward_again(vectors))
+        found = phi_again(vectors)
+        found |= reward_again(vectors)
+        return self_test(vectors, found)
     if args.dry_run:
         return guarded(dry_run)
     if args.phase:
