@@ -1,0 +1,210 @@
+"""Scripts as processes: codes, signals, crashes, two ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from carl_runtime_min.run import complete_checkpoints, read_json
+from tests import tiny
+from tests.scripts import GROUPS, SMALL, Running, environment, render, run
+
+pytestmark = pytest.mark.xdist_group("processes")  # they need the cores for themselves
+
+
+def metrics(path: Path, phase: str) -> list[int]:
+    """The steps that `phase` logged, in the order of the file."""
+    lines = (path / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    return [row["step"] for row in rows if row["phase"] == phase and "loss" in row]
+
+
+EMBEDDED = {
+    "sft": {"max_steps": 3, "per_device_train_batch_size": 8},
+    "grpo": {"max_steps": 2, "per_device_train_batch_size": 16},
+    "eval": {"items": 40},
+}
+
+
+def test_the_embedded_pipeline_stops_at_a_missed_gate_and_can_go_on(
+    tmp_path: Path,
+) -> None:
+    """Shortened: no gate fires after three steps, and two steps prove nothing."""
+    script = render(tmp_path, EMBEDDED)
+    missed = run(script)
+    assert missed.returncode == 1
+    assert "python train.py --accept sft" in missed.stdout
+    path = tmp_path / "runs" / "carl"
+    assert read_json(path / "phases.json") == {"sft": 1}
+    assert read_json(path / "exit.json")["code"] == 1
+    assert metrics(path, "sft") == [1, 2, 3]
+
+    accepted = run(script, "--accept", "sft")
+    assert accepted.returncode == 3
+    assert "Traceback" not in missed.stderr + accepted.stderr
+    assert metrics(path, "sft") == [1, 2, 3]
+    assert metrics(path, "grpo") == [1, 2]
+    summary = read_json(path / "summary.json")
+    assert summary["verdict"] == "INCONCLUSIVE"
+    assert (summary["gate_step"], summary["cascade_step"]) == (None, None)
+    assert summary["stage"] == "A"
+    assert len(summary["weights_sha256"]) == 64
+    assert "never opened" in accepted.stdout
+    for words in (
+        "INCONCLUSIVE",
+        "Φ",
+        "token accuracy",
+        "reward",
+        "█",
+        "gate",
+        "stage",
+    ):
+        assert words in accepted.stdout
+    record = read_json(path / "run.json")
+    assert record["seed"] == 42
+    assert record["script_sha256"]
+    names = {found.name for found in path.iterdir() if found.name[0] != "."}
+    assert names >= {
+        *("metrics.jsonl", "samples.jsonl", "run.json", "summary.json", "exit.json"),
+        *("checkpoints", "model"),
+    }
+
+
+def workers(supervisor: int) -> list[psutil.Process]:
+    return psutil.Process(supervisor).children(recursive=True)
+
+
+def test_a_run_survives_what_a_machine_does_to_it(
+    tmp_path: Path, tiny_model_dir: Path
+) -> None:
+    """A stop, a killed phase, a killed supervisor: the same command goes on."""
+    spec = {
+        "name": "tough",
+        "method": "sft",
+        "model": str(tiny_model_dir),
+        "data": str(tiny.write_jsonl(tmp_path / "qa.jsonl", tiny.questions(16))),
+        "lora": False,
+        "sft": {**SMALL, "max_steps": 1_000_000, "save_steps": 50},
+    }
+    script = render(tmp_path, spec)
+    path = tmp_path / "runs" / "tough"
+    checkpoints = path / "checkpoints" / "sft"
+
+    with Running(script) as first:
+        first.until_said("sft 3/")
+        refused = run(script)
+        assert refused.returncode == 2
+        assert f"error: a process is running in {path}" in refused.stderr
+        assert "fix: " in refused.stderr
+        os.kill(first.process.pid, signal.SIGTERM)
+        assert first.code() == 85
+    assert read_json(path / "exit.json")["code"] == 85
+    stopped = read_json(complete_checkpoints(checkpoints)[-1] / "complete.json")["step"]
+    assert stopped == metrics(path, "sft")[-1]
+
+    with Running(script) as second:
+        second.until_said(f"sft: continuing after step {stopped}")
+        second.until_said(f"sft {stopped + 3}/")
+        (worker,) = workers(second.process.pid)
+        worker.kill()
+        assert second.code() == 70
+        assert "killed: out of memory?" in second.output
+        assert "same command again" in second.output
+        assert "Traceback" not in second.output
+
+    with Running(script) as third:
+        third.until_said("sft: continuing after step")
+        start = metrics(path, "sft")[-1]
+        third.until(lambda: metrics(path, "sft")[-1] > start)
+        (worker,) = workers(third.process.pid)
+        os.kill(third.process.pid, signal.SIGKILL)
+        third.code()
+        _, alive = psutil.wait_procs([worker], timeout=60)
+        assert not alive, "the phase outlived its supervisor"
+    last = read_json(complete_checkpoints(checkpoints)[-1] / "complete.json")["step"]
+    steps = metrics(path, "sft")
+    assert steps == list(range(1, last + 1))
+    assert 1 <= len(list(checkpoints.glob("checkpoint-*"))) <= 2
+
+
+WITNESS = '''"""Runs the script, and notes on every rank what it trained."""
+
+import hashlib
+import json
+import os
+import runpy
+import sys
+from pathlib import Path
+
+script = sys.argv[0] = sys.argv.pop(1)
+sys.path.insert(0, str(Path(script).parent))
+import train
+
+original = train.fit
+
+
+def fit(trainer, run, *rest):
+    done = original(trainer, run, *rest)
+    digest = hashlib.sha256()
+    for name, tensor in sorted(trainer.model.state_dict().items()):
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    facts = {
+        "world": trainer.accelerator.num_processes,
+        "weights": digest.hexdigest(),
+        "advantages": len(trainer._logs["advantages"]),
+        "cascade": trainer.cascade.state_dict(),
+        "metrics": [x for x in trainer.state.log_history if "reward" in x],
+    }
+    Path(f"rank-{run.rank}.json").write_text(json.dumps(facts))
+    return done
+
+
+train.fit = fit
+sys.exit(train.main())
+'''
+
+
+def test_two_ranks_train_one_model(tmp_path: Path, tiny_model_dir: Path) -> None:
+    spec: dict[str, Any] = {
+        "name": "ranks",
+        "method": "grpo",
+        "model": str(tiny_model_dir),
+        "data": str(tiny.write_jsonl(tmp_path / "qa.jsonl", tiny.questions(16))),
+        "lora": False,
+        "grpo": {**SMALL, **GROUPS, "max_steps": 3, "learning_rate": 0.001},
+        "rewards": [{"name": "pattern", "pattern": "[a-m]"}],
+        "carl": {"cascade": "adaptive", "open_by": 1, "warmup_steps": 2},
+    }
+    script = render(tmp_path, spec)
+    witness = tmp_path / "witness.py"
+    witness.write_text(WITNESS)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    ended = subprocess.run(
+        [sys.executable, *launcher, str(witness), str(script), "--phase", "grpo"],
+        cwd=tmp_path,
+        env={**environment(), "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.returncode == 0, ended.stderr
+    ranks = [read_json(tmp_path / f"rank-{rank}.json") for rank in (0, 1)]
+    assert [rank["world"] for rank in ranks] == [2, 2]
+    assert ranks[0]["weights"] == ranks[1]["weights"]
+    assert ranks[0]["cascade"] == ranks[1]["cascade"]
+    assert ranks[0]["cascade"]["opened_at"] == 1
+    for a, b in zip(ranks[0]["metrics"], ranks[1]["metrics"], strict=True):
+        assert a["rewards/carl/mean"] == b["rewards/carl/mean"]
+        assert a["carl/weight"] == b["carl/weight"]
+    path = tmp_path / "runs" / "ranks"
+    assert metrics(path, "grpo") == [1, 2, 3]  # one rank writes
+    assert read_json(path / "summary.json")["stage"] == "B"
+    assert read_json(path / "exit.json")["code"] == 0
