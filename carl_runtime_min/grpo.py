@@ -257,4 +257,7 @@ class ReusedScores(CoherentGRPO):
     def batch_field(self) -> list[dict[str, torch.Tensor]]:
         if self.reused is None:
             raise CarlError("TRL did not score the samples before the rewards")
+        settings = self.model.config.get_text_config().to_dict().items()
+        if any(rate for name, rate in settings if "drop" in name):
+            return super().batch_field()  # TRL's pass had its dropout on
         return self.policy_rows(*self.reused)

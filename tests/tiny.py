@@ -83,8 +83,8 @@ def save(folder: Path, template: str | None = CHAT_TEMPLATE, **config: Any) -> P
 
 
 def questions(count: int = 24) -> list[dict[str, str]]:
-    """Rows of {prompt, answer}: sums of two digits."""
-    pairs = [(7 * i % 10, 3 * i % 7) for i in range(count)]
+    """Rows of {prompt, answer}: sums, of prompts that differ in length."""
+    pairs = [(7 * i % 10 * 10 ** (i % 5), 3 * i % 7) for i in range(count)]
     return [{"prompt": f"{a}+{b}?", "answer": str(a + b)} for a, b in pairs]
 
 

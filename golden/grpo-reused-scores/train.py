@@ -1163,7 +1163,7 @@ def fit(
     return not recorder.stopped
 
 
-# ---- carl_runtime_min/grpo.py sha256:c72489a70cd4 ------------------------------------
+# ---- carl_runtime_min/grpo.py sha256:4c81d57157ea ------------------------------------
 SAMPLES = 4  # completions recorded at a time
 HOOKS = {
     "_generate": "prompts",
@@ -1398,6 +1398,9 @@ class ReusedScores(CoherentGRPO):
     def batch_field(self) -> list[dict[str, torch.Tensor]]:
         if self.reused is None:
             raise CarlError("TRL did not score the samples before the rewards")
+        settings = self.model.config.get_text_config().to_dict().items()
+        if any(rate for name, rate in settings if "drop" in name):
+            return super().batch_field()  # TRL's pass had its dropout on
         return self.policy_rows(*self.reused)
 
 

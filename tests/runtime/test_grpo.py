@@ -70,6 +70,7 @@ class Witness(CoherenceReward):
                 )
                 row = {name: given[name][i] for name in given if name[:6] == "token_"}
                 self.rows.append(row)
+                row["prompt"] = len(given["prompts"][i][-1]["content"])
                 row |= {"ids": tokens, "exact": exact, "reward": rewards[i]}
         return rewards
 
@@ -108,6 +109,7 @@ def test_rewards_see_the_full_softmax_of_exactly_the_sampled_tokens(
     ends = set(model.generation_config.eos_token_id)
     assert any(row["ids"][-1] in ends for row in witness.rows), "no sampled EOS"
     assert len({len(row["ids"]) for row in witness.rows}) > 1
+    assert len({row["prompt"] for row in witness.rows[:8]}) > 1, "equal prompts"
     for row in witness.rows:
         assert len(row["token_logps"]) == len(row["ids"])
         assert close(row)
@@ -135,10 +137,15 @@ def test_the_reward_is_that_of_the_field(tmp_path: Path, mixin: type) -> None:
         )
 
 
-def test_dropout_is_off_while_the_field_is_measured(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("mixin", "given"), [(CoherentGRPO, {}), (ReusedScores, WINDOW)]
+)
+def test_dropout_is_off_while_the_field_is_measured(
+    tmp_path: Path, mixin: type, given: dict[str, Any]
+) -> None:
     model = tiny.model(attention_dropout=0.5)
     witness = Witness(model)
-    trainer = trainers.grpo(tmp_path, model=model, carl=witness)
+    trainer = trainers.grpo(tmp_path, mixin, model=model, carl=witness, **given)
     trainer.train()
     assert all(map(close, witness.rows))
     trainer.model.train()
