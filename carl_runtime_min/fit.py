@@ -130,7 +130,7 @@ def fit(
 ) -> bool:
     """Train until the last step, the gate or a request to stop; was it finished?
 
-    The model of a finished phase is saved; of the others, the last step's checkpoint.
+    A finished phase leaves its model, one that was stopped a checkpoint.
     """
     from transformers import PrinterCallback
 
@@ -144,7 +144,8 @@ def fit(
     if start is not None:
         for name, item in state.items():
             item.load_state_dict(saved[name])
-        print(f"{run.phase}: continuing after step {saved['step']}", flush=True)
+        if run.rank == 0:
+            print(f"{run.phase}: continuing after step {saved['step']}", flush=True)
     result = run.path / settings["result"]
     with nothing_half_written(run, result):
         if saved["finished"]:  # a crash kept the result from being saved

@@ -733,7 +733,7 @@ class StopRequest:
         return bool(self.received) or Path(os.environ.get("CARL_STOP", "-")).exists()
 
 
-# ---- carl_runtime_min/fit.py sha256:328d718f21e3 -------------------------------------
+# ---- carl_runtime_min/fit.py sha256:3dd3654db0ec -------------------------------------
 SHOWN = ("loss", "mean_token_accuracy", "reward", "phi", "carl/weight")
 
 
@@ -842,7 +842,7 @@ def fit(
 ) -> bool:
     """Train until the last step, the gate or a request to stop; was it finished?
 
-    The model of a finished phase is saved; of the others, the last step's checkpoint.
+    A finished phase leaves its model, one that was stopped a checkpoint.
     """
     from transformers import PrinterCallback
 
@@ -856,7 +856,8 @@ def fit(
     if start is not None:
         for name, item in state.items():
             item.load_state_dict(saved[name])
-        print(f"{run.phase}: continuing after step {saved['step']}", flush=True)
+        if run.rank == 0:
+            print(f"{run.phase}: continuing after step {saved['step']}", flush=True)
     result = run.path / settings["result"]
     with nothing_half_written(run, result):
         if saved["finished"]:  # a crash kept the result from being saved
