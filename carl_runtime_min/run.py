@@ -122,7 +122,10 @@ def claim(path: Path, facts: dict[str, Any], resume: str) -> int:
     `facts` are what must not change between start and resume, most telling first.
     """
     path.mkdir(parents=True, exist_ok=True)
-    lock, remedy = os.open(path / ".lock", os.O_RDWR | os.O_CREAT), "use --run-dir DIR"
+    lock, remedy = (
+        os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644),
+        "use --run-dir DIR",
+    )
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
