@@ -303,7 +303,7 @@ def json_value(value: Any) -> Any:
     return json.loads(json.dumps(value), parse_constant=lambda name: None)
 
 
-# ---- carl_runtime_min/run.py sha256:cf249f830c18 -------------------------------------
+# ---- carl_runtime_min/run.py sha256:853b64690248 -------------------------------------
 COMPLETE = "complete.json"  # written last: what lies beside it is whole
 
 
@@ -411,10 +411,8 @@ def claim(path: Path, facts: dict[str, Any], resume: str) -> int:
     `facts` are what must not change between start and resume, most telling first.
     """
     path.mkdir(parents=True, exist_ok=True)
-    lock, remedy = (
-        os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644),
-        "use --run-dir DIR",
-    )
+    lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    remedy = "use --run-dir DIR"
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
