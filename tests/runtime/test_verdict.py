@@ -176,10 +176,11 @@ def test_paired_bootstrap_of_a_constant_difference() -> None:
 
 
 def test_paired_bootstrap_cuts_the_same_share_at_both_ends() -> None:
-    before, after = [0.0] * 4, [0.0, 1.0, 2.0, 3.0]
+    draw = random.Random(9)
+    before, after = [0.0] * 9, [draw.random() for _ in range(9)]
     draw = random.Random(9)
     changes = [b - a for a, b in zip(before, after, strict=True)]
-    means = sorted(sum(draw.choices(changes, k=4)) / 4 for _ in range(40))
+    means = sorted(math.fsum(draw.choices(changes, k=9)) / 9 for _ in range(40))
     assert paired_bootstrap(before, after, 0.2, seed=9, resamples=40) == (
         means[4],
         means[35],
