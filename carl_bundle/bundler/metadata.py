@@ -11,6 +11,7 @@ from typing import Any
 
 from carl_bundle.bundler.imports import is_stdlib
 from carl_bundle.bundler.pins import (
+    COMPANIONS,
     DISTRIBUTIONS,
     EXCLUDE_NEWER,
     PINS,
@@ -94,6 +95,8 @@ def requirements(
         )
     user_needed, user_unknown = pinned_for(user_modules)
     needed |= user_needed
+    for name in tuple(needed):
+        needed |= {other: PINS[other] for other in COMPANIONS.get(name, ())}
     listed = [Requirement.parse(text) for text in extra]
     for one in listed:
         if one.name not in PINS:

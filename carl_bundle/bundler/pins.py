@@ -44,3 +44,6 @@ DISTRIBUTIONS = {
     "trl": "trl",
     "wandb": "wandb",
 }
+
+# Distributions whose numerics are those of another one: they are pinned with it.
+COMPANIONS = {"trl": ("accelerate",)}

@@ -23,6 +23,7 @@
 # /// script
 # requires-python = ">=3.11"
 # dependencies = [
+#     "accelerate==1.15.0",
 #     "datasets==5.2.0",
 #     "peft==0.21.2",
 #     "safetensors==0.8.0",

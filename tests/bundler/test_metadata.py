@@ -21,8 +21,13 @@ CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 
 
 def test_dependencies_are_those_of_the_imports() -> None:
-    found = requirements({"torch.nn", "json", "os.path", "trl"}, (), ())
-    assert found == [f"torch=={PINS['torch']}", f"trl=={PINS['trl']}"]
+    found = requirements({"torch.nn", "json", "os.path", "tokenizers"}, (), ())
+    assert found == [f"{name}=={PINS[name]}" for name in ("tokenizers", "torch")]
+
+
+def test_what_trains_with_trl_is_pinned_with_it() -> None:
+    found = requirements({"trl"}, (), ())
+    assert found == [f"{name}=={PINS[name]}" for name in ("accelerate", "trl")]
 
 
 def test_a_longer_module_name_may_need_more() -> None:
