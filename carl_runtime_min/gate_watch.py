@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from carl_runtime_min.fit import Observer
-from carl_runtime_min.gate import PhaseTransitionGate
+from carl_runtime_min.gate import Gate
 
 
 class GateWatch(Observer):
@@ -15,9 +15,7 @@ class GateWatch(Observer):
     event: the last `gradient_accumulation_steps` values are this step's.
     """
 
-    def __init__(
-        self, trainer: Any, gate: PhaseTransitionGate, metric: str, stop: bool
-    ) -> None:
+    def __init__(self, trainer: Any, gate: Gate, metric: str, stop: bool) -> None:
         self.trainer, self.gate, self.metric, self.stop = trainer, gate, metric, stop
 
     def step_mean(self, name: str) -> float | None:

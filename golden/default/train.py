@@ -1408,7 +1408,7 @@ def fit(
     return not recorder.stopped
 
 
-# ---- carl_runtime_min/gate_watch.py sha256:6ea95d0bfb1a ------------------------------
+# ---- carl_runtime_min/gate_watch.py sha256:043bd65ee644 ------------------------------
 class GateWatch(Observer):
     """One observation per optimizer step, however rarely the run logs.
 
@@ -1416,9 +1416,7 @@ class GateWatch(Observer):
     event: the last `gradient_accumulation_steps` values are this step's.
     """
 
-    def __init__(
-        self, trainer: Any, gate: PhaseTransitionGate, metric: str, stop: bool
-    ) -> None:
+    def __init__(self, trainer: Any, gate: Gate, metric: str, stop: bool) -> None:
         self.trainer, self.gate, self.metric, self.stop = trainer, gate, metric, stop
 
     def step_mean(self, name: str) -> float | None:

@@ -734,7 +734,7 @@ def _discontinuity(phi: Tensor, linked: Tensor) -> Tensor:
     return (worth / count(rising | falling)).nan_to_num(nan=0.5)
 
 
-# ---- carl_runtime_min/gate.py sha256:a3932d0cb5be ------------------------------------
+# ---- carl_runtime_min/gate.py sha256:39d1260d32bf ------------------------------------
 def percentile(values: list[float], q: float) -> float:
     """The q-th quantile (q in [0, 1]) of `values`, linear between order statistics."""
     ordered = sorted(values)
@@ -802,33 +802,6 @@ class Gate:
         self.values.extend(state["values"])
         self.observed, self.fired = state["observed"], state["fired"]
         self.step, self.peak_entropy = state["step"], state["peak_entropy"]
-
-
-class PhaseTransitionGate(Gate):
-    """Fires when `min_above` of the last `window` values are at least `threshold`.
-
-    It does not wait for the window to fill.
-
-    Raises:
-        UsageError: `threshold` is not finite, or `min_above` not in [1, window].
-    """
-
-    def __init__(
-        self, threshold: float = 0.99, window: int = 5, min_above: int = 3
-    ) -> None:
-        if not math.isfinite(threshold):
-            raise UsageError(f"the gate's threshold must be finite, not {threshold}")
-        if not 1 <= min_above <= window:
-            raise UsageError(
-                f"the gate's min_above must be from 1 to its window of {window}, "
-                f"not {min_above}"
-            )
-        super().__init__(keep=window)
-        self.threshold, self.min_above = threshold, min_above
-
-    def crossed(self) -> bool:
-        """Whether the stored values fire the gate."""
-        return sum(value >= self.threshold for value in self.values) >= self.min_above
 
 
 class PlateauGate(Gate):
@@ -1447,7 +1420,7 @@ def fit(
     return not recorder.stopped
 
 
-# ---- carl_runtime_min/gate_watch.py sha256:6ea95d0bfb1a ------------------------------
+# ---- carl_runtime_min/gate_watch.py sha256:043bd65ee644 ------------------------------
 class GateWatch(Observer):
     """One observation per optimizer step, however rarely the run logs.
 
@@ -1455,9 +1428,7 @@ class GateWatch(Observer):
     event: the last `gradient_accumulation_steps` values are this step's.
     """
 
-    def __init__(
-        self, trainer: Any, gate: PhaseTransitionGate, metric: str, stop: bool
-    ) -> None:
+    def __init__(self, trainer: Any, gate: Gate, metric: str, stop: bool) -> None:
         self.trainer, self.gate, self.metric, self.stop = trainer, gate, metric, stop
 
     def step_mean(self, name: str) -> float | None:

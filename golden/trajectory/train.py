@@ -1433,7 +1433,7 @@ def fit(
     return not recorder.stopped
 
 
-# ---- carl_runtime_min/gate_watch.py sha256:6ea95d0bfb1a ------------------------------
+# ---- carl_runtime_min/gate_watch.py sha256:043bd65ee644 ------------------------------
 class GateWatch(Observer):
     """One observation per optimizer step, however rarely the run logs.
 
@@ -1441,9 +1441,7 @@ class GateWatch(Observer):
     event: the last `gradient_accumulation_steps` values are this step's.
     """
 
-    def __init__(
-        self, trainer: Any, gate: PhaseTransitionGate, metric: str, stop: bool
-    ) -> None:
+    def __init__(self, trainer: Any, gate: Gate, metric: str, stop: bool) -> None:
         self.trainer, self.gate, self.metric, self.stop = trainer, gate, metric, stop
 
     def step_mean(self, name: str) -> float | None:
