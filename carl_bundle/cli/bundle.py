@@ -69,13 +69,18 @@ def bundle(
     text = _resolved(frozen) if resolved else _script(frozen, spec)
     if check:
         return _check(text, output)
+    _put(text, output, force)
+    return 0
+
+
+def _put(text: str, output: Path | None, force: bool) -> None:
+    """Write to stdout, or to a file that holds no work of the user's."""
     if output is None:
         write_stdout(text)
-        return 0
+        return
     if not force:
         _refuse_loss(output, text)
     write_file(output, text)
-    return 0
 
 
 def _resolved(frozen: TrainSpec) -> str:

@@ -132,7 +132,7 @@ def test_a_run_survives_what_a_machine_does_to_it(
     last = read_json(complete_checkpoints(checkpoints)[-1] / "complete.json")["step"]
     steps = metrics(path, "sft")
     assert steps == list(range(1, last + 1))
-    assert 1 <= len(list(checkpoints.glob("checkpoint-*"))) <= 2
+    assert len(list(checkpoints.glob("checkpoint-*"))) in (1, 2)
 
 
 WITNESS = '''"""Runs the script, and notes on every rank what it trained."""
