@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import platform
+import shutil
 import sys
 import traceback
-import warnings
 from collections.abc import Callable
 from importlib.metadata import distributions
 from pathlib import Path
@@ -18,48 +20,65 @@ from typing import Any
 import torch
 
 from carl_runtime_min.errors import CarlError, UsageError
-from carl_runtime_min.run import RunDir, claim, file_sha256, read_json, write_json
-from carl_runtime_min.supervisor import StopRequest, supervise
+from carl_runtime_min.run import Run, checkpoints, read_json, sha256, write_json
+from carl_runtime_min.supervisor import accept_signals, supervise
 
-SETTINGS = {
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1",
-    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-}
-LIBRARIES = {"torch", "transformers", "trl", "peft", "accelerate", "datasets"}
+UNSET = "correct the name, grant the access or free the space"
 
 
-def parse_arguments(
-    description: str | None, run_dir: str, phases: list[str]
-) -> argparse.Namespace:
-    """The command line of a script; it also keeps libraries from reporting home."""
-    os.environ.update(SETTINGS)
-    as_written = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=as_written
-    )
-    parser.add_argument("--run-dir", type=Path, default=Path(run_dir))
-    parser.add_argument("--resume", default="auto", help="auto, never, or a checkpoint")
-    parser.add_argument("--accept", action="append", default=[], metavar="PHASE")
-    parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("--self-test", action="store_true")
-    parser.add_argument("--phase", choices=phases, help="run it alone, in this process")
+def parse_arguments(description: str | None, run_dir: str) -> argparse.Namespace:
+    """The command line of a script."""
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=description, formatter_class=shape)
+    option = parser.add_argument
+    option("--run-dir", type=Path, default=Path(run_dir))
+    option("--resume", default="auto", help="auto, never, or a checkpoint")
+    option("--accept", action="append", default=[], metavar="PHASE")
+    option("--dry-run", action="store_true")
+    option("--self-test", action="store_true")
+    option("--phase", help=argparse.SUPPRESS)  # what a supervisor asks of its child
     return parser.parse_args()
 
 
-def identity(config: dict[str, Any]) -> dict[str, Any]:
+def identity(config: dict[str, Any], phases: list[str]) -> dict[str, Any]:
     """What must be the same when a run continues, the most telling first."""
-    blocks = [config[phase] for phase in ("sft", "grpo", "eval") if phase in config]
-    sources = [block["data"] for block in blocks]
-    files = {one["id"]: Path(one["id"]) for one in sources if Path(one["id"]).is_file()}
+    data = [config[phase]["data"] for phase in phases if "data" in config[phase]]
+    files = {one["id"] for one in data if Path(one["id"]).is_file()}
     spec = json.dumps(config["spec"], sort_keys=True, separators=(",", ":"))
     return {
         "world_size": max(1, torch.cuda.device_count()),
-        "data_revision": [one["revision"] for one in sources],
-        "data_sha256": {name: file_sha256(path) for name, path in files.items()},
+        "data_revision": [one["revision"] for one in data],
+        "data_sha256": {name: sha256(Path(name)) for name in sorted(files)},
         "spec_sha256": hashlib.sha256(spec.encode()).hexdigest(),
-        "script_sha256": file_sha256(Path(sys.argv[0])),
+        "script_sha256": sha256(Path(sys.argv[0])),
     }
+
+
+def claim(path: Path, facts: dict[str, Any], resume: str) -> int:
+    """Lock the run directory, until the last process with the returned descriptor ends.
+
+    UsageError: another process has it, or it belongs to a run that is not this one.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    lock, remedy = os.open(path / ".lock", os.O_RDWR | os.O_CREAT), "use --run-dir DIR"
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UsageError(f"a process is running in {path}", remedy=remedy) from error
+    recorded, chosen = read_json(path / "run.json"), Path(resume).resolve()
+    if recorded and resume == "never":
+        raise UsageError(f"{path} holds a run already", remedy=remedy)
+    for key, now in facts.items():
+        if recorded.get(key, now) != now:
+            then = f"{path} was started with {key} {recorded[key]}"
+            raise UsageError(f"{then}, this run has {now}", remedy=remedy)
+    phase = chosen.parent.name
+    whole = chosen in checkpoints(path / "checkpoints" / phase)
+    useful = whole and phase not in read_json(path / "phases.json")
+    if resume not in ("auto", "never") and not useful:
+        remedy = f"choose a whole one, of a phase not done, in {path}/checkpoints"
+        raise UsageError(f"{resume} is no checkpoint to go on from", remedy=remedy)
+    return lock
 
 
 def lead(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) -> int:
@@ -67,56 +86,61 @@ def lead(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) ->
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         remedy = "start it with plain python: it starts torchrun on all visible GPUs"
         raise UsageError("this script was started by a launcher", remedy=remedy)
-    path, record, cuda = args.run_dir.resolve(), identity(config), torch.cuda
-    lock = claim(path, record, args.resume)
-    gpu = cuda.is_available() and cuda.get_device_name()
-    record["hardware"] = gpu or f"{platform.machine()}, {os.cpu_count()} cores"
-    record["versions"] = {
-        one.name: one.version for one in distributions() if one.name in LIBRARIES
+    path, facts = args.run_dir.resolve(), identity(config, phases)
+    lock, cuda = claim(path, facts, args.resume), torch.cuda
+    gpu = cuda.get_device_name() if cuda.is_available() else None
+    surroundings = {
+        "seed": config["seed"],
+        "hardware": gpu or f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": {one.name: one.version for one in distributions()},
+        "resume": "exact between generations on one CPU machine, else approximate",
     }
-    record["resume"] = "exact between generations on one CPU machine, else approximate"
-    write_json(path / "run.json", {**record, "seed": config["seed"]})
+    write_json(path / "run.json", {**facts, **surroundings})
+    done, stop = read_json(path / "phases.json"), path / "stop"
+    stop.unlink(missing_ok=True)
     for phase in phases:
-        code = (read_json(path / "phases.json") or {}).get(phase)
+        code = done.get(phase)
         if code is None:
-            processes = 1 if phase in ("eval", "push") else record["world_size"]
+            if stop.exists():
+                return 85
+            processes = 1 if phase in ("eval", "push") else facts["world_size"]
             code = supervise([*sys.argv, "--phase", phase], path, lock, processes)
+        if code in (0, 1, 3):  # done, or a verdict: it is not run again
+            write_json(path / "phases.json", done := {**done, phase: code})
         if code != 0 and not (code in (1, 3) and phase in args.accept):
             print(f"{phase}: ended with code {code}", file=sys.stderr)
-            return code
+            return int(code)
     return 0
 
 
-def work(args: argparse.Namespace, phase: Callable[[RunDir, StopRequest], int]) -> int:
+def work(args: argparse.Namespace, phase: Callable[[Run], int]) -> int:
     """Run one phase in this process; leave its exit code in the run directory."""
-    warnings.simplefilter("ignore", FutureWarning)  # of libraries that are pinned here
-    rank, path = int(os.environ.get("RANK", 0)), args.run_dir.resolve()
-    run, stop = RunDir(path, args.phase, rank, args.resume), StopRequest()
-    code = guarded(lambda: phase(run, stop))
-    return guarded(lambda: leave(run, code))
-
-
-def leave(run: RunDir, code: int) -> int:
-    """Record how a phase ended; what is done or has a verdict is not run again."""
-    if run.rank == 0:
-        phases = read_json(run.path / "phases.json") or {}
-        if code in (0, 1, 3):
-            write_json(run.path / "phases.json", {**phases, run.phase: code})
-        write_json(run.path / "exit.json", {"code": code, "phase": run.phase})
+    accept_signals()
+    run = Run(args.run_dir.resolve(), args.phase, args.resume)
+    code = guarded(lambda: phase(run), run.path)
+    if run.first:
+        run.clean(checkpoints(run.checkpoints))
+        with contextlib.suppress(OSError):  # a full disk: then it is the exit status
+            write_json(run.path / "exit.json", {"code": code, "phase": run.phase})
     # torchrun would end rank 0, which may still write, if another rank seemed to fail
-    return 0 if run.rank and code in (1, 3, 85) else code
+    return code if run.first or code not in (1, 3, 85) else 0
 
 
-def guarded(action: Callable[[], int]) -> int:
+def guarded(action: Callable[[], int], path: Path) -> int:
     """Run `action`; turn an error made for people into its message and exit code."""
     try:
         return action()
-    except (CarlError, OSError) as error:
-        remedy = getattr(
-            error, "remedy", "correct the name, grant the access or free the space"
-        )
-        print(f"error: {error}", f"  fix: {remedy}", sep="\n", file=sys.stderr)
-        return getattr(error, "exit_code", 4)
-    except Exception:
-        traceback.print_exc()
-        return 70
+    except Exception as caught:
+        error: Exception = caught
+        disk = shutil.disk_usage(path if path.exists() else ".")
+        if "No space left" in str(error) or not disk.free:
+            remedy = "free some, then run the same command: it goes on where it was"
+            error = CarlError(f"no space left for {path}", remedy=remedy, exit_code=4)
+        expected = isinstance(error, CarlError | OSError)
+        remedy = getattr(error, "remedy", UNSET)
+        with contextlib.suppress(OSError):  # where stderr is a file on a full disk
+            if expected:
+                print(f"error: {error}", f"  fix: {remedy}", sep="\n", file=sys.stderr)
+            else:
+                traceback.print_exc()
+        return getattr(error, "exit_code", 4 if expected else 70)

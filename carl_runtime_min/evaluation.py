@@ -8,7 +8,8 @@ import torch
 
 from carl_runtime_min.errors import CarlError
 from carl_runtime_min.field import order_parameter, token_field
-from carl_runtime_min.supervisor import StopRequest
+from carl_runtime_min.run import Run
+from carl_runtime_min.supervisor import asked_to_stop
 from carl_runtime_min.verdict import (
     mcnemar,
     paired_bootstrap,
@@ -17,53 +18,47 @@ from carl_runtime_min.verdict import (
     wilson_interval,
 )
 
-UNDECIDED = "INCONCLUSIVE"
-
 
 @torch.no_grad()
 def sample_answers(
     model: Any,
     tokenizer: Any,
-    rows: Any,
+    prompts: list[Any],
     settings: dict[str, Any],
-    seed: int,
-    stop: StopRequest | None = None,
+    run: Run | None = None,
 ) -> list[dict[str, Any]]:
-    """One completion per row: its `text`, its `token_ids` and `phi`, their mean Φ.
+    """One completion per prompt: its `text`, its `token_ids`, their mean Φ as `phi`.
 
     At temperature 0 the likeliest tokens are taken, and Φ is measured at temperature 1.
     """
     from transformers import GenerationConfig
 
-    torch.manual_seed(seed)
     model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     tau, size, answers = settings["temperature"], settings["batch_size"], []
     own = model.generation_config.eos_token_id
-    ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
+    ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
     warm = {"temperature": tau, "top_k": 0, "top_p": 1.0} if tau > 0 else {}
     model.generation_config = GenerationConfig(  # as in training: the policy, no more
         max_new_tokens=settings["max_new_tokens"],
         do_sample=tau > 0,
-        eos_token_id=list(ends - {None}),
+        eos_token_id=list(ends),
         pad_token_id=tokenizer.pad_token_id,
         **warm,
     )
-    for start in range(0, len(rows), size):
-        if stop and stop.asked():
+    for start in range(0, len(prompts), size):
+        if run and asked_to_stop(run.path):
             raise CarlError("asked to stop", remedy="run it again", exit_code=85)
-        prompts = rows[start : start + size]["prompt"]
-        chat = not isinstance(prompts[0], str)
+        texts = prompts[start : start + size]
+        chat = not isinstance(texts[0], str)
         if chat:
-            prompts = tokenizer.apply_chat_template(
-                prompts, add_generation_prompt=True, tokenize=False
-            )
+            render = tokenizer.apply_chat_template
+            texts = render(texts, add_generation_prompt=True, tokenize=False)
         tokenizer.padding_side = "left"
         batch = tokenizer(
-            prompts, return_tensors="pt", padding=True, add_special_tokens=not chat
+            texts, return_tensors="pt", padding=True, add_special_tokens=not chat
         ).to(model.device)
-        width = batch["input_ids"].shape[1]  # P
         out = model.generate(**batch)  # [B, P + T]
-        sampled = out[:, width:]
+        sampled = out[:, batch["input_ids"].shape[1] :]  # [B, T]
         mask = torch.cat([batch["attention_mask"], torch.ones_like(sampled)], 1)
         keep = sampled.shape[1] + 1
         logits = model(out, attention_mask=mask, logits_to_keep=keep).logits[:, :-1]
@@ -82,21 +77,16 @@ def item_scores(
     answers: list[dict[str, Any]], rows: Any, rewards: list[Any], weights: list[float]
 ) -> list[float]:
     """Each answer's weighted mean task reward; what cannot be scored counts as 0."""
-    columns = {name: rows[name][:] for name in rows.column_names if name != "prompt"}
-    columns["prompts"] = rows["prompt"][:]
-    columns["completions"] = [
-        (
-            item["text"]
-            if isinstance(prompt, str)
-            else [{"role": "assistant", "content": item["text"]}]
-        )
-        for item, prompt in zip(answers, columns["prompts"], strict=True)
-    ]
-    columns["completion_ids"] = [item["token_ids"] for item in answers]
-    scores = zip(*(reward(**columns) for reward in rewards), strict=True)
+    columns = {name: rows[name][:] for name in rows.column_names}
+    columns["prompts"] = prompts = columns.pop("prompt")
+    columns["completion_ids"] = [answer["token_ids"] for answer in answers]
+    texts = [answer["text"] for answer in answers]
+    if not isinstance(prompts[0], str):
+        texts = [[{"role": "assistant", "content": text}] for text in texts]
+    found = [reward(completions=texts, **columns) for reward in rewards]
     return [
         sum(w * (x or 0.0) for w, x in zip(weights, row, strict=True)) / sum(weights)
-        for row in scores
+        for row in zip(*found, strict=True)
     ]
 
 
@@ -108,21 +98,19 @@ def paired_verdict(
     Exact one-sided McNemar tests at level alpha; beside them the bootstrap interval of
     the gain.
     """
-    alpha, n = settings["alpha"], len(before)
-    pairs = [
-        (old >= settings["item_pass"], new >= settings["item_pass"])
-        for old, new in zip(before, after, strict=True)
-    ]
+    alpha, least, n = settings["alpha"], settings["item_pass"], len(before)
+    old, new = ([score >= least for score in scores] for scores in (before, after))
+    pairs = list(zip(old, new, strict=True))
     gained, lost = pairs.count((False, True)), pairs.count((True, False))
-    better, worse = mcnemar(gained, lost)[0], mcnemar(lost, gained)[0]
+    better, worse = mcnemar(gained, lost) < alpha, mcnemar(lost, gained) < alpha
     return {
-        "verdict": "PASS" if better < alpha else "FAIL" if worse < alpha else UNDECIDED,
+        "verdict": "PASS" if better else "FAIL" if worse else "INCONCLUSIVE",
         "items": n,
-        "before": sum(old for old, _ in pairs) / n,
-        "after": sum(new for _, new in pairs) / n,
+        "before": sum(old) / n,
+        "after": sum(new) / n,
         "gained": gained,
         "lost": lost,
-        "p_value": better,
+        "p_value": mcnemar(gained, lost),
         "gain_interval": paired_bootstrap(before, after, alpha, seed),
     }
 
@@ -143,5 +131,5 @@ def rate_verdict(scores: list[float], settings: dict[str, Any]) -> dict[str, Any
 def both_verdicts(paired: dict[str, Any], rate: dict[str, Any]) -> dict[str, Any]:
     """PASS only if both pass, FAIL if one fails."""
     either = {paired["verdict"], rate["verdict"]}
-    worst = next(v for v in ("FAIL", UNDECIDED, "PASS") if v in either)
+    worst = next(v for v in ("FAIL", "INCONCLUSIVE", "PASS") if v in either)
     return {**paired, **rate, "verdict": worst}

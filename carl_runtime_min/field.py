@@ -1,4 +1,9 @@
-"""The per-token field: how concentrated the policy was where it chose each token."""
+"""The per-token field: how concentrated the policy was where it chose each token.
+
+With m = max z, s = sum e^(z-m) and t = sum e^(z-m)(z-m): H = log s - t/s and
+log p = (z - m) - log s. Taking m off first keeps float32 exact at any level. The order
+parameter is Phi = 1 - H / ln V, with V the width of the output head.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +23,10 @@ CHUNK = 1 << 20  # logits worked on at once: two float32 scratch buffers of 4 MB
 def token_field(
     logits: Tensor, token_ids: Tensor, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Entropy and log-probability where each token was chosen.
+    """Entropy H and log p of each token under softmax(logits / temperature), in nats.
 
-    With m = max z, s = sum e^(z-m) and t = sum e^(z-m)(z-m): H = log s - t/s and
-    log p = (z - m) - log s. Taking m off first keeps float32 exact at any level.
-
-    Args:
-        logits: [..., V]; row i predicts token i.
-        token_ids: [...], int64 in [0, V).
-        temperature: The policy is softmax(logits / temperature).
-
-    Returns:
-        (entropy in [0, ln V], log_probs), each [...], float32, nats. Both are NaN
-        where a row holds NaN or +inf, or nothing but -inf.
+    logits [..., V], where row i predicts token i, and token_ids [...] give (H, log p),
+    float32 [...] each; NaN where a row holds NaN or +inf, or nothing but -inf.
     """
     if not temperature > 0:
         raise UsageError(f"temperature must be positive, not {temperature}")
@@ -54,10 +50,9 @@ def token_field(
 
 
 def order_parameter(entropy: Tensor, vocab_size: int) -> Tensor:
-    """Phi = 1 - H / ln V in [0, 1], float64, [...]; NaN where H is not finite.
+    """Phi = 1 - H / ln V in [0, 1], float64 [...]; NaN where H is not finite.
 
-    The thresholds of the reward sit at 0.5 and 0.7, so every caller takes Phi from
-    here, in this one precision. `vocab_size` is the width of the output head.
+    Thresholds of the reward sit at 0.5 and 0.7: every caller takes Phi from here.
     """
     if vocab_size < 2:
         raise UsageError(f"Phi needs at least two tokens to choose from: {vocab_size}")

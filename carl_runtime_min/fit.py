@@ -1,26 +1,17 @@
-"""One training phase, from its checkpoint or from the start, to its result on disk."""
+"""One training phase: the trainer's loop, recorded, resumable and stoppable."""
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 
-from carl_runtime_min.errors import CarlError
+from carl_runtime_min.errors import UsageError
 from carl_runtime_min.field import order_parameter
-from carl_runtime_min.run import (
-    COMPLETE,
-    RunDir,
-    complete_checkpoints,
-    read_json,
-    weights_sha256,
-    write_json,
-)
-from carl_runtime_min.supervisor import StopRequest
+from carl_runtime_min.run import Run, weights_sha256
+from carl_runtime_min.supervisor import asked_to_stop
 
 SHOWN = ("loss", "mean_token_accuracy", "reward", "phi", "carl/weight")
 
@@ -30,7 +21,7 @@ def head_width(model: Any) -> int:
     return int(model.get_output_embeddings().weight.shape[0])
 
 
-def training_arguments(run: RunDir, settings: dict[str, Any]) -> dict[str, Any]:
+def training_arguments(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
     """The spec's trainer arguments, and those that depend on this machine."""
     cuda, bf16 = torch.cuda.is_available(), settings["bf16"]
     return {
@@ -45,7 +36,7 @@ def training_arguments(run: RunDir, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 class Observer:
-    """A trainer callback: every event it does not define is ignored."""
+    """A trainer callback that ignores every event it does not define."""
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("on_"):
@@ -54,17 +45,14 @@ class Observer:
 
 
 class Recorder(Observer):
-    """Records metrics with Φ, completes checkpoints, heeds requests to stop.
+    """Writes metrics, keeps `parts` in the checkpoints, stops when asked to.
 
-    `state` holds what must survive a resume beside the trainer's own state: objects
-    with `state_dict()`, by name. The newest `keep` checkpoints stay.
+    It comes after what may end the phase, and before trackers: they report Φ too. The
+    state of a part is its `vars`.
     """
 
-    def __init__(
-        self, run: RunDir, width: int, state: dict[str, Any], keep: int, stop: Any
-    ) -> None:
-        self.run, self.width, self.state = run, width, state
-        self.keep, self.stop, self.asked, self.stopped = keep, stop, False, False
+    def __init__(self, run: Run, width: int, parts: dict[str, Any]) -> None:
+        self.run, self.width, self.parts, self.finished = run, width, parts, False
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         logs, step = kwargs["logs"], state.global_step
@@ -75,58 +63,26 @@ class Recorder(Observer):
             logs["phi"] = order_parameter(entropy, self.width).item()
         self.run.append("metrics", {"step": step, **logs})
         facts = [f"{key} {logs[key]:.3f}" for key in SHOWN if logs.get(key) is not None]
-        if self.run.rank == 0:
-            print(f"{self.run.phase} {step}/{state.max_steps} ", *facts, flush=True)
+        self.run.say(f"{self.run.phase} {step}/{state.max_steps} ", *facts)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        asked = torch.tensor(float(self.stop.asked()), device=args.device)
+        self.finished = control.should_training_stop  # by the last step or the gate
+        asked = torch.tensor(float(asked_to_stop(self.run.path)), device=args.device)
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(asked)  # all ranks stop after the same step
         if asked.item():
-            self.asked = control.should_save = True
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        finished = control.should_training_stop  # by the last step or the gate
-        if self.asked and not finished:
-            self.stopped = control.should_training_stop = True
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()
-        if self.run.rank == 0:
-            folder = self.run.checkpoints / f"checkpoint-{state.global_step}"
-            states = {name: item.state_dict() for name, item in self.state.items()}
-            mark = {"step": state.global_step, "finished": finished, **states}
-            write_json(folder / COMPLETE, mark)
-            for old in complete_checkpoints(self.run.checkpoints)[: -self.keep]:
-                (old / COMPLETE).unlink()  # first: a crash must not leave half of one
-                shutil.rmtree(old)
-
-
-@contextlib.contextmanager
-def nothing_half_written(run: RunDir, result: Path) -> Iterator[None]:
-    """After an error, remove what was being written; tell of a full disk plainly."""
-    try:
-        yield
-    except Exception as error:
-        full = "No space left" in str(error) or not shutil.disk_usage(run.path).free
-        for folder in (*run.checkpoints.glob("checkpoint-*"), result):
-            if not (folder / COMPLETE).is_file():
-                shutil.rmtree(folder, ignore_errors=True)
-        if not full:
-            raise
-        raise CarlError(
-            f"no space left for {run.path}",
-            remedy="free some, then run the same command: it goes on where it was",
-            exit_code=4,
-        ) from error
+            control.should_save = control.should_training_stop = True
+        kept = {name: vars(part) for name, part in self.parts.items()}
+        state.stateful_callbacks["carl"] = {"finished": self.finished, "parts": kept}
 
 
 def fit(
     trainer: Any,
-    run: RunDir,
+    run: Run,
     settings: dict[str, Any],
-    state: dict[str, Any],
-    stop: StopRequest,
-    callbacks: Sequence[Any] = (),
+    parts: dict[str, Any],
+    watches: Iterable[Any] = (),
+    trackers: Iterable[Any] = (),
 ) -> bool:
     """Train until the last step, the gate or a request to stop; was it finished?
 
@@ -134,26 +90,30 @@ def fit(
     """
     from transformers import PrinterCallback
 
-    recorder = Recorder(run, head_width(trainer.model), state, settings["keep"], stop)
+    recorder = Recorder(run, head_width(trainer.model), parts)
     trainer.remove_callback(PrinterCallback)
-    for callback in (recorder, *callbacks):
+    for callback in (*watches, recorder, *trackers):
         trainer.add_callback(callback)
-    start = run.start()
-    saved = read_json(start / COMPLETE) if start else {"step": 0, "finished": False}
-    run.rewind(saved["step"])
-    if start is not None:
-        for name, item in state.items():
-            item.load_state_dict(saved[name])
-        if run.rank == 0:
-            print(f"{run.phase}: continuing after step {saved['step']}", flush=True)
-    result = run.path / settings["result"]
-    with nothing_half_written(run, result):
-        if saved["finished"]:  # a crash kept the result from being saved
-            trainer._load_from_checkpoint(str(start))
-        else:
-            trainer.train(resume_from_checkpoint=str(start) if start else None)
-        if not recorder.stopped:
-            trainer.save_model(str(result))
-            if run.rank == 0:
-                run.summarise(weights_sha256=weights_sha256(result))
-    return not recorder.stopped
+    with trainer.accelerator.main_process_first():  # it removes what others look at
+        start, state = run.start()
+    saved = state.get("stateful_callbacks", {}).get("carl", {})
+    if start:
+        run.say(f"{run.phase}: continuing after step {state['global_step']}")
+        for name, part in parts.items():
+            vars(part).update(saved["parts"][name])
+    if saved.get("finished"):  # a crash kept the result from being saved
+        trainer._load_from_checkpoint(str(start))
+    else:
+        trainer.train(resume_from_checkpoint=str(start) if start else None)
+        if not trainer.state.global_step:
+            remedy = "add rows, or make the batches smaller"
+            raise UsageError("the rows do not fill one batch", remedy=remedy)
+        if not recorder.finished:
+            return False
+    draft, result = run.checkpoints / "checkpoint-result", run.path / settings["result"]
+    trainer.save_model(str(draft))
+    if run.first:
+        shutil.rmtree(result, ignore_errors=True)
+        draft.replace(result)
+        run.summarise(weights_sha256=weights_sha256(result))
+    return True

@@ -1,4 +1,4 @@
-"""Shows the gate every optimizer step and ends the phase when it fires."""
+"""What shows a phase gate the training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from carl_runtime_min.gate import Gate
 
 
 class GateWatch(Observer):
-    """One observation per optimizer step, however rarely the run logs.
+    """Shows the gate every optimizer step, however rarely the run logs.
 
     The trainer keeps one value per micro-batch until it logs, which comes after this
     event: the last `gradient_accumulation_steps` values are this step's.
@@ -18,13 +18,11 @@ class GateWatch(Observer):
     def __init__(self, trainer: Any, gate: Gate, metric: str, stop: bool) -> None:
         self.trainer, self.gate, self.metric, self.stop = trainer, gate, metric, stop
 
-    def step_mean(self, name: str) -> float | None:
-        count = self.trainer.current_gradient_accumulation_steps
-        values = self.trainer._metrics["train"].get(name, [])[-count:]
-        return sum(values) / len(values) if values else None
-
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        value, entropy = self.step_mean(self.metric), self.step_mean("entropy")
+        kept = self.trainer._metrics["train"]
+        count = self.trainer.current_gradient_accumulation_steps
+        last = [kept.get(name, [])[-count:] for name in (self.metric, "entropy")]
+        value, entropy = (sum(x) / len(x) if x else None for x in last)
         if self.gate.check(value, entropy, state.global_step):
             print(f"gate: fired at step {state.global_step}, {self.metric} {value:.3f}")
             if self.stop:

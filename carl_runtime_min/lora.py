@@ -17,55 +17,45 @@ EXPERT_PROJECTIONS = ("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3", "ga
 
 
 def lora_targets(model: Any) -> list[str]:
-    """Return the full names of the linear layers in the text decoder, sorted.
+    """The full names of the linear layers in the text decoder, sorted.
 
     Left out are the output head, vision and audio towers with their projectors,
     routers and gates of experts, and what an adapter would not reach.
-
-    Raises:
-        UsageError: The model has no such layer.
     """
     decoder = model.get_decoder()
-    layers = {id(m) for m in layer_modules(decoder, False)}
-    layers.discard(id(model.get_output_embeddings()))
-    experts = any(stacked_experts(module) for module in decoder.modules())
+    layers = set(layer_modules(decoder)) - {model.get_output_embeddings()}
+    experts = any(map(stacked_experts, decoder.modules()))
     names = []
     for name, module in model.named_modules():
-        parent_name, _, own_name = name.rpartition(".")
         width = getattr(module, "out_features", getattr(module, "nf", None))
-        if id(module) not in layers or width is None:
+        if module not in layers or width is None:
             continue
+        parent_name, _, own_name = name.rpartition(".")
         parent = model.get_submodule(parent_name)
+        routed = set().union(*map(stacked_experts, parent.children()))
         mamba = hasattr(parent, "A_log") and hasattr(parent, "D")
-        routed = {n for m in parent.children() for n in stacked_experts(m)}
-        gate = width == 1 or width in routed
         unreached = mamba and own_name in FUSED_PROJECTIONS
         redirected = experts and own_name in EXPERT_PROJECTIONS
-        if not (gate or unreached or redirected):
+        if not (width == 1 or width in routed or unreached or redirected):
             names.append(name)
     if not names:
-        raise UsageError(
-            f"{type(model).__name__} has no linear layer that LoRA can adapt",
-            remedy="name lora.targets yourself, or train all weights (lora: false)",
-        )
+        remedy = "name lora.targets yourself, or train all weights (lora: false)"
+        raise UsageError("LoRA finds no linear layer to adapt", remedy=remedy)
     return sorted(names)
 
 
-def layer_modules(module: Any, inside: bool) -> Iterator[nn.Module]:
-    """Yield what lies in a decoder's lists of layers; towers have another config."""
-    if inside:
-        yield module
+def layer_modules(module: Any, inside: bool = False) -> Iterator[nn.Module]:
+    """What lies in a decoder's lists of layers; towers have another config."""
     kind = getattr(getattr(module, "config", None), "model_type", None)
+    inside = inside or isinstance(module, nn.ModuleList)
     for child in module.children():
-        tower = (
-            hasattr(child, "get_input_embeddings") and child.config.model_type != kind
-        )
-        if not tower:
-            yield from layer_modules(child, inside or isinstance(module, nn.ModuleList))
+        tower = hasattr(child, "get_input_embeddings")
+        if not tower or child.config.model_type == kind:
+            yield from (child,) if inside else ()
+            yield from layer_modules(child, inside)
 
 
 def stacked_experts(module: nn.Module) -> set[int]:
-    """Return how many experts a module stacks in its tensors of three dimensions."""
-    if isinstance(module, nn.Conv1d):
-        return set()
-    return {p.shape[0] for p in module.parameters(recurse=False) if p.dim() == 3}
+    """How many experts a module stacks in its tensors of three dimensions."""
+    tensors = () if isinstance(module, nn.Conv1d) else module.parameters(recurse=False)
+    return {tensor.shape[0] for tensor in tensors if tensor.dim() == 3}

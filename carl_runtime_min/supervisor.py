@@ -1,8 +1,9 @@
-"""The parent process: starts each phase, passes signals on, leaves no orphan."""
+"""The parent of a phase: it passes on what a scheduler asks, and leaves no orphan."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -16,73 +17,64 @@ from carl_runtime_min.run import read_json
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
-def supervise(command: list[str], path: Path, lock: int, processes: int = 1) -> int:
-    """Run one phase in a process group of its own; return the code that it wrote.
+def supervise(command: list[str], path: Path, lock: int, processes: int) -> int:
+    """Run one phase in a session of its own; return the exit code that it wrote.
 
-    The first signal asks the phase to checkpoint and stop, a second one ends the group.
-    Several processes run under torchrun, which passes no signal on without ending them:
-    the stop file asks them, and torchrun itself is deaf.
+    The first signal asks it, by the file `stop`, to checkpoint and end; the second ends
+    it. Several processes run under torchrun. The child holds the descriptor `lock`.
     """
-    launcher, asking = [sys.executable], path / "stop"
+    launcher, report = [sys.executable], path / "exit.json"
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone"]
-        launcher += ["--nproc_per_node", str(processes), "--signals_to_handle=SIGQUIT"]
-    (path / "exit.json").unlink(missing_ok=True)
-    asking.unlink(missing_ok=True)
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # inherited by torchrun
+        launcher += ["--nproc_per_node", str(processes), "--signals_to_handle=SIGUSR2"]
+    report.unlink(missing_ok=True)
+    received = []
+
+    def ask(number: int, frame: Any) -> None:
+        received.append(number)
+        (path / "stop").touch()
+        if len(received) > 1:  # a signal that ends all, and that torchrun passes on
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGUSR2)
+
+    # The child inherits the mask: what a scheduler sends to every process is for us.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     child = subprocess.Popen(
         launcher + command,
-        env={
-            **os.environ,
-            "CARL_SUPERVISOR": str(os.getpid()),
-            "CARL_STOP": str(asking),
-        },
+        env={**os.environ, "CARL_SUPERVISOR": str(os.getpid())},
         start_new_session=True,
         pass_fds=(lock,),
     )
-    received = []
-
-    def forward(number: int, frame: Any) -> None:
-        received.append(number)
-        asking.touch()
-        if processes == 1 or len(received) > 1:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, number if len(received) == 1 else signal.SIGKILL)
-
     for number in STOP_SIGNALS:
-        signal.signal(number, forward)
+        signal.signal(number, ask)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     status = child.wait()
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)  # whatever the phase left behind
-    report = read_json(path / "exit.json")
-    asked = 130 if signal.SIGINT in received else 85
-    if report is None:
+    code = read_json(report).get("code", 4 if status == 4 else None)  # 4: a full disk
+    if code is None:
+        killed = " (killed: out of memory?)" * (status == -signal.SIGKILL)
         raise CarlError(
-            f"the phase ended with status {status}"
-            + " (killed: out of memory?)" * (status == -signal.SIGKILL),
+            f"the phase ended with status {status}{killed}",
             remedy="run the same command again: it goes on from the last checkpoint",
-            exit_code=asked if received else 70,
+            exit_code=130 if received else 70,
         )
-    return 85 if received and report["code"] == 0 else int(report["code"])
+    return int(code)
 
 
-class StopRequest:
-    """A polite request to stop: a signal, the stop file, or the supervisor is gone."""
+def accept_signals() -> None:
+    """In a phase: do nothing at a signal, but let what it starts be ended by one."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda *_: None)
+    obey = functools.partial(signal.signal, signal.SIGTERM, signal.SIG_DFL)
+    os.register_at_fork(after_in_child=obey)  # as multiprocessing ends its pools
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
-    def __init__(self) -> None:
-        self.received, self.parent = 0, int(os.environ.get("CARL_SUPERVISOR", 0))
-        for number in STOP_SIGNALS:
-            signal.signal(number, self.note)
 
-    def note(self, number: int, frame: Any) -> None:
-        if self.received:
-            os._exit(85)  # asked twice: at once; the last checkpoint is whole
-        self.received = number
-
-    def asked(self) -> bool:
-        try:
-            os.kill(self.parent or os.getpid(), 0)
-        except ProcessLookupError:
-            return True
-        return bool(self.received) or Path(os.environ.get("CARL_STOP", "-")).exists()
+def asked_to_stop(path: Path) -> bool:
+    """Whether the supervisor of the run in `path` was told to stop, or is gone."""
+    try:
+        os.kill(int(os.environ.get("CARL_SUPERVISOR", os.getpid())), 0)
+    except OSError:
+        return True
+    return (path / "stop").exists()

@@ -20,25 +20,23 @@ def completion_text(completion: str | list[dict[str, Any]]) -> str:
 class TaskReward:
     """A scorer of one completion, as a TRL reward function over a batch.
 
-    `scorer` takes the text, the number of tokens and the row's `column`, and gives a
-    score, or None where the row cannot be scored.
+    `scorer` takes the text, its number of tokens and the row's `column`; None is no
+    score.
     """
 
     def __init__(
-        self, name: str, scorer: Callable[..., float | None], column: str = ""
+        self, name: str, scorer: Callable[..., float | None], column: str = "prompts"
     ) -> None:
         self.__name__, self.scorer, self.column = name, scorer, column
 
-    def __call__(
-        self, completions: list[Any], completion_ids: list[Any], **columns: Any
-    ) -> list[float | None]:
-        if self.column and self.column not in columns:
-            remedy = f"set data.columns.{self.column} to the name of your column"
+    def __call__(self, **batch: Any) -> list[float | None]:
+        if self.column not in batch:
             message = f"reward {self.__name__}: the data has no column {self.column!r}"
+            remedy = f"set data.columns.{self.column} to the name of your column"
             raise UsageError(message, remedy=remedy)
-        expected = columns.get(self.column, completions)
-        texts, counts = map(completion_text, completions), map(len, completion_ids)
-        return list(map(self.scorer, texts, counts, expected))
+        texts = map(completion_text, batch["completions"])
+        counts = map(len, batch["completion_ids"])
+        return list(map(self.scorer, texts, counts, batch[self.column]))
 
 
 def exact_answer_reward(options: dict[str, Any]) -> TaskReward:

@@ -146,7 +146,8 @@ class CoherenceTrace:
     def coherence_by_scale(self) -> dict[int, float]:
         """{j: c_j} for blocks of 2^j tokens."""
         length = torch.tensor([self.n_tokens], device=self.phi.device)
-        return dict(enumerate(scale_coherence(self.phi[None], length)[0].tolist()))
+        scales = scale_coherence(self.phi[None], length)[0, : self.n_tokens]
+        return dict(enumerate(scales.tolist()))
 
     def changes(self) -> Tensor:
         """Phi_{t+1} - Phi_t, [T-1], NaN across a junction."""

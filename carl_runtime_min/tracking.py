@@ -6,38 +6,24 @@ import logging
 import os
 from typing import Any
 
-from carl_runtime_min.run import RunDir
 
+class Tracker:
+    """Passes a trainer's events to a tracking service until it fails once."""
 
-class GuardedTracker:
-    """Passes every event to a tracker until it fails once."""
-
-    def __init__(self, tracker: Any) -> None:
-        self.tracker = tracker
+    def __init__(self, name: str) -> None:
+        self.name, self.service, self.failed = name, None, False
 
     def __getattr__(self, event: str) -> Any:
-        def call(*args: Any, **kwargs: Any) -> None:
+        def pass_on(*args: Any, **kwargs: Any) -> None:
+            from transformers.integrations import get_reporting_integration_callbacks
+
             try:
-                getattr(self.tracker, event)(*args, **kwargs)
+                os.environ.setdefault("WANDB_PROJECT", args[0].project)
+                if not self.service:
+                    self.service = get_reporting_integration_callbacks([self.name])[0]()
+                getattr(self.service, event)(*args, **kwargs)
             except Exception as error:
-                logging.warning("tracking stopped: %s: %s", type(error).__name__, error)
-                self.tracker = None
+                self.failed = True
+                logging.warning("not tracking with %s: %r", self.name, error)
 
-        return call if self.tracker else lambda *args, **kwargs: None
-
-
-def trackers(names: list[str], run: RunDir) -> list[Any]:
-    """Callbacks for the named services; one that cannot start is left out."""
-    from transformers.integrations import get_reporting_integration_callbacks
-
-    os.environ.setdefault("WANDB_PROJECT", run.path.name)
-    started = []
-    for name in names:
-        try:
-            started += [
-                GuardedTracker(kind())
-                for kind in get_reporting_integration_callbacks([name])
-            ]
-        except Exception as error:
-            logging.warning("not tracking with %s: %s", name, error)
-    return started
+        return (lambda *args, **kwargs: None) if self.failed else pass_on

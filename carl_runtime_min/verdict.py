@@ -11,19 +11,13 @@ from carl_runtime_min.errors import UsageError
 
 
 def binomial_tail(k: int, n: int, p: float) -> float:
-    """P(X >= k) for X ~ Binomial(n, p), with 0 <= k <= n and 0 < p < 1."""
-    if k == 0:
-        return 1.0
-    if k <= n * p:  # the tail below k is the shorter one
-        return 1.0 - binomial_tail(n - k + 1, n, 1 - p)
-    log_choose = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-    term = math.exp(log_choose + k * math.log(p) + (n - k) * math.log1p(-p))
-    total = 0.0
-    while total + term > total:  # beyond the mean the terms only shrink
-        total += term
-        term *= (n - k) / (k + 1) * (p / (1 - p))
-        k += 1
-    return total
+    """P(X >= k) for X ~ Binomial(n, p), with 0 < p < 1."""
+
+    def log_probability(i: int) -> float:
+        choose = math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1)
+        return choose + i * math.log(p) + (n - i) * math.log1p(-p)
+
+    return min(1.0, math.fsum(math.exp(log_probability(i)) for i in range(k, n + 1)))
 
 
 def pass_rate_bounds(passes: int, n: int, alpha: float) -> tuple[float, float]:
@@ -33,10 +27,7 @@ def pass_rate_bounds(passes: int, n: int, alpha: float) -> tuple[float, float]:
         below, above = 0.0, k / n
         while above - below > 1e-12:
             p = (below + above) / 2
-            if binomial_tail(k, n, p) < alpha:
-                below = p
-            else:
-                above = p
+            below, above = (p, above) if binomial_tail(k, n, p) < alpha else (below, p)
         return below
 
     return lower(passes), 1 - lower(n - passes)
@@ -77,30 +68,17 @@ def require_winnable(n: int, threshold: float, alpha: float) -> None:
         )
 
 
-def mcnemar(gained: int, lost: int) -> tuple[float, float]:
-    """Exact McNemar test on the items that changed sides.
-
-    Returns:
-        p of "more gained than lost" (one-sided), and p of "any difference".
-    """
-    changed = gained + lost
-    improved = binomial_tail(gained, changed, 0.5)
-    worsened = binomial_tail(lost, changed, 0.5)
-    return improved, min(1.0, 2 * min(improved, worsened))
+def mcnemar(gained: int, lost: int) -> float:
+    """Exact one-sided McNemar test: p of "more items gained than lost"."""
+    return binomial_tail(gained, gained + lost, 0.5)
 
 
 def paired_bootstrap(
-    before: Sequence[float],
-    after: Sequence[float],
-    alpha: float,
-    seed: int,
-    resamples: int = 2000,
+    before: Sequence[float], after: Sequence[float], alpha: float, seed: int
 ) -> tuple[float, float]:
     """Percentile interval, of coverage 1 - alpha, of mean(after) - mean(before)."""
     changes = [b - a for a, b in zip(before, after, strict=True)]
-    draw = random.Random(seed)
-    means = sorted(
-        fmean(draw.choices(changes, k=len(changes))) for _ in range(resamples)
-    )
+    draw, n, resamples = random.Random(seed), len(changes), 2000
+    means = sorted(fmean(draw.choices(changes, k=n)) for _ in range(resamples))
     cut = math.floor(resamples * alpha / 2)
     return means[cut], means[-1 - cut]

@@ -47,6 +47,7 @@ def load(script: Path) -> ModuleType:
     assert found is not None
     assert found.loader is not None
     module = importlib.util.module_from_spec(found)
+    sys.modules[name] = module  # where dataclasses look up what annotations name
     found.loader.exec_module(module)
     return module
 

@@ -12,7 +12,7 @@ from carl_runtime_min.fit import Observer, head_width
 from carl_runtime_min.gate import PhaseTransitionGate
 from carl_runtime_min.gate_watch import GateWatch
 from carl_runtime_min.grpo import CoherenceReward, CoherentGRPO
-from carl_runtime_min.run import RunDir
+from carl_runtime_min.run import Run
 from tests import tiny
 
 WEIGHTS = [0.5, 0.3, 0.2]
@@ -39,12 +39,12 @@ def chats(count: int = 24) -> Any:
     return Dataset.from_list(rows)
 
 
-def run_dir(folder: Path, phase: str = "grpo", resume: str = "auto") -> RunDir:
+def run_dir(folder: Path, phase: str = "grpo", resume: str = "auto") -> Run:
     folder.mkdir(parents=True, exist_ok=True)
-    return RunDir(folder, phase, 0, resume)
+    return Run(folder, phase, resume)
 
 
-def arguments(run: RunDir, **given: Any) -> dict[str, Any]:
+def arguments(run: Run, **given: Any) -> dict[str, Any]:
     """Trainer arguments as a script sets them, for a CPU and a test."""
     common = {
         "output_dir": str(run.checkpoints),
@@ -143,15 +143,16 @@ class Crash(Observer):
             raise KeyboardInterrupt("the machine is gone")
 
 
-class Asked:
-    """A stop request that comes during the given step, counted in optimizer steps."""
+class Asked(Observer):
+    """The supervisor of the run in `folder`: it asks for a stop during a step."""
 
-    def __init__(self, step: int | None = None) -> None:
-        self.step, self.steps = step, 0
+    def __init__(self, folder: Path, step: int) -> None:
+        self.stop, self.step = folder / "stop", step
+        self.stop.unlink(missing_ok=True)
 
-    def asked(self) -> bool:
-        self.steps += 1
-        return self.steps == self.step
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step + 1 == self.step:
+            self.stop.touch()
 
 
 def same_weights(a: Any, b: Any) -> bool:

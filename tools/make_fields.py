@@ -39,7 +39,7 @@ def fields(script: ModuleType | None = None) -> dict[str, Any]:
         cascade.observe(metric, step)
         weights.append(cascade.weight(step))
     advantages = torch.linspace(-1, 1, 8)
-    tasks = torch.tensor([0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0])
+    tasks = torch.tensor([0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0])[:, None]
     damped = _named(script, "cascade", "damp_ties")(advantages, tasks, 4, 0.25)
     return {
         "entropy": entropy.tolist(),

@@ -20,6 +20,9 @@ from carl_bundle.errors import CarlError, UsageError
 if TYPE_CHECKING:
     from carl_bundle.bundler.render import Bundler
 
+CHECKS = ("dry_run", "self_test")
+"""What the wiring offers beside the phases."""
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -188,30 +191,38 @@ class Explainer:
             else:
                 break
         shown = "CONFIG" + "".join(f"[{part!r}]" for part in path)
-        return Explanation(
-            line, CONFIGURATION, shown, settings=tuple(self._from_spec(path))
-        )
+        is_block = isinstance(node, ast.Dict) and bool(node.keys)
+        settings = self._from_spec(path, is_block)
+        return Explanation(line, CONFIGURATION, shown, settings=settings)
 
-    def _from_spec(self, path: list[Any]) -> Iterator[str]:
-        """Fields of the spec whose name and block are those of a key of CONFIG."""
-        keys = [part for part in path if isinstance(part, str)]
-        if not keys:
-            return
-        if keys[0] == "spec":
-            yield ".".join(keys[1:]) or "the spec"
-            return
-        given = self.script.config.get("spec", {})
-        fields = list(_leaves(given, ""))
-        matching = [f for f in fields if f.split(".")[-1] == keys[-1]]
-        yield from [f for f in matching if f.split(".")[0] in keys] or ["a default"]
+    def _from_spec(self, path: list[Any], is_block: bool) -> tuple[str, ...]:
+        """What a key of CONFIG is made from; nothing for a block of several keys."""
+        from carl_bundle.recipes.origins import origins
+
+        if path[:1] == ["spec"]:
+            return (".".join(str(key) for key in path[1:]) or "the spec",)
+        if path and isinstance(path[-1], int):
+            path = path[:-1]  # the item of a list is no setting
+        spec = self.script.config.get("spec", {})
+        names = origins(path, spec)
+        if not names:
+            return ("the recipe",)
+        if is_block or not path:
+            return ()
+        given = [f"{name}." for name in _leaves(spec, "")]
+        found = [n for n in names if any(one.startswith(f"{n}.") for one in given)]
+        return tuple(found) or (f"the default of {names[0]}",)
 
     def _chain(self, name: str) -> tuple[str, ...]:
-        """The shortest way from the wiring to a definition."""
+        """The shortest way from the wiring to a definition, from a phase if one can."""
         wiring = next(s for s in self.script.sections if s.name == WIRING)
         starts = [definition.name for definition in self._definitions_of(wiring)]
         ways: dict[str, tuple[str, ...]] = {start: (start,) for start in starts}
-        pending = list(starts)
-        while pending:
+        last = [start for start in starts if start in CHECKS]
+        pending = [start for start in starts if start not in CHECKS]
+        while pending or last:
+            if not pending:
+                pending, last = last, []
             user = pending.pop(0)
             for used in sorted(self.definitions[user].uses.names):
                 if used in self.definitions and used not in ways:
@@ -290,8 +301,9 @@ def _items(node: ast.Dict | ast.List) -> Iterator[tuple[Any, ast.expr]]:
 
 
 def _leaves(value: Any, prefix: str) -> Iterator[str]:
-    if isinstance(value, dict):
-        for key, item in value.items():
+    blocks = isinstance(value, list) and value and isinstance(value[0], dict)
+    if isinstance(value, dict) or blocks:
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _leaves(item, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix

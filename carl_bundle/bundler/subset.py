@@ -32,7 +32,7 @@ CONSTANT_CALLS = frozenset(
         "tuple",
     )
 )
-FORBIDDEN_NAMES = frozenset(("__file__", "globals", "locals", "vars", "exec", "eval"))
+FORBIDDEN_NAMES = frozenset(("__file__", "globals", "locals", "exec", "eval"))
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,8 @@ def _check_body(definition: Definition, runtime: Runtime) -> Iterator[Violation]
         place = f"{definition.origin}:{getattr(node, 'lineno', 0)}"
         if isinstance(node, ast.Global):
             yield Violation(place, "a global statement")
+        elif isinstance(node, ast.Call) and ast.unparse(node) == "vars()":
+            yield Violation(place, "vars() has another meaning in a script")
         elif isinstance(node, ast.Import | ast.ImportFrom):
             for one in imports_of(node):
                 if one.level or one.module.partition(".")[0] == runtime.package:

@@ -10,16 +10,24 @@ from carl_bundle.spec.blocks import DataSettings, LoraSettings, Reward
 from carl_bundle.spec.phases import GRPOSettings, PhaseSettings
 from carl_bundle.spec.train_spec import TrainSpec
 
-OWN_FIELDS = {"data", "bf16", "save_total_limit", "trainer"}
+OWN_FIELDS = {"data", "bf16", "trainer"}
 """Fields of a phase that the script reads itself; the others are TRL's."""
 
 FIXED: dict[str, Any] = {
     "save_strategy": "steps",
     "report_to": "none",
     "disable_tqdm": True,
-    "save_total_limit": None,
 }
-"""Trainer arguments that every script sets: it records and prunes by itself."""
+"""Trainer arguments that every script sets: it records and reports by itself."""
+
+
+ENVIRONMENT = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "PYTHONWARNINGS": "ignore::FutureWarning",
+}
+"""No usage reports; no warnings to developers of libraries that are pinned here."""
 
 
 def configuration(spec: TrainSpec, frozen: TrainSpec) -> dict[str, Any]:
@@ -28,10 +36,13 @@ def configuration(spec: TrainSpec, frozen: TrainSpec) -> dict[str, Any]:
         "name": spec.name,
         "run_dir": spec.run_dir,
         "seed": spec.seed,
+        "environment": ENVIRONMENT,
         "model": model_block(spec),
     }
     if isinstance(spec.lora, LoraSettings):
-        config["lora"] = spec.lora.model_dump(mode="json")
+        config["lora"] = lora_block(spec.lora)
+        if spec.lora.targets != "auto":
+            config["targets"] = list(spec.lora.targets)
     if spec.method != "grpo":
         config["sft"] = sft_block(spec)
     if spec.method != "sft":
@@ -51,16 +62,23 @@ def model_block(spec: TrainSpec) -> dict[str, Any]:
     tokenizer_revision = revision
     if model.tokenizer not in (None, model.id):
         tokenizer_revision = frozen.tokenizer_commit if frozen else None
+    code = {"trust_remote_code": True} if model.trust_remote_code else {}
+    dtype, attention = model.dtype, model.attention
+    options = {"revision": revision, "dtype": dtype, "attn_implementation": attention}
     return {
         "id": model.id,
-        "revision": revision,
-        "dtype": model.dtype,
         "adapter": bool(spec.lora),
-        "attention": model.attention,
+        "options": {**options, **code},
         "tokenizer": model.tokenizer or model.id,
-        "tokenizer_revision": tokenizer_revision,
-        "loading": {"trust_remote_code": True} if model.trust_remote_code else {},
+        "tokenizer_options": {"revision": tokenizer_revision, **code},
     }
+
+
+def lora_block(lora: LoraSettings) -> dict[str, Any]:
+    """Arguments of PEFT's LoraConfig; the script finds the targets of `auto`."""
+    names = {"r": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "bias": "bias"}
+    given = lora.model_dump(mode="json")
+    return {theirs: given[ours] for ours, theirs in names.items()}
 
 
 def same_rows(one: DataSettings, other: DataSettings) -> bool:
@@ -69,11 +87,24 @@ def same_rows(one: DataSettings, other: DataSettings) -> bool:
     return not one.is_builtin and read[0] == read[1]
 
 
-def data_block(spec: TrainSpec, data: DataSettings) -> dict[str, Any]:
-    """What loads the rows to train on; those that are evaluated are left out."""
-    held_out = spec.method == "pipeline" and same_rows(data, spec.eval.data or data)
+def data_block(spec: TrainSpec, data: DataSettings, phase: str) -> dict[str, Any]:
+    """What loads the rows of a phase; `part` bounds a slice, `limit` shortens it.
+
+    Rows that are evaluated and trained on lie in one file or split: training leaves
+    out the last ones, the evaluation takes those.
+    """
     block = data.model_dump(mode="json", exclude={"sha256"})
-    return {**block, "skip_last": spec.eval.items if held_out else 0, "take_last": 0}
+    items, phases = spec.eval.items or 0, (spec.sft, spec.grpo)
+    part: list[int | None] = [None, None]
+    if phase == "eval":
+        trained = [one.data or spec.data for one in phases]
+        part[0] = -items if any(same_rows(data, one) for one in trained) else None
+        block["limit"] = items
+    elif spec.method == "pipeline" and same_rows(data, spec.eval.data or spec.data):
+        part[1] = -items
+    if phase != "sft":
+        block["columns"] = {"prompt": "prompt", **block["columns"]}
+    return {**block, "part": part}
 
 
 def phase_block(
@@ -82,9 +113,8 @@ def phase_block(
     """What both training phases have in common."""
     name = "grpo" if isinstance(phase, GRPOSettings) else "sft"
     block: dict[str, Any] = {
-        "data": data_block(spec, phase.data or spec.data),
+        "data": data_block(spec, phase.data or spec.data, name),
         "bf16": phase.bf16,
-        "keep": phase.save_total_limit,
         "result": "model" if last else f"checkpoints/{name}/model",
     }
     if spec.report_to != ("none",):
@@ -165,11 +195,8 @@ def cascade_block(spec: TrainSpec) -> dict[str, Any]:
 def eval_block(spec: TrainSpec) -> dict[str, Any]:
     settings, data = spec.eval, spec.eval.data or spec.data
     tokens = settings.max_new_tokens or spec.grpo.max_completion_length
-    trained = [spec.sft.data or spec.data, spec.grpo.data or spec.data]
-    last = settings.items if any(same_rows(data, one) for one in trained) else 0
-    rows = {"limit": settings.items, "skip_last": 0, "take_last": last}
     block: dict[str, Any] = {
-        "data": {**data_block(spec, data), **rows},
+        "data": data_block(spec, data, "eval"),
         "temperature": settings.temperature,
         "batch_size": 250 if spec.model.is_builtin else 8,
         "max_new_tokens": tokens,

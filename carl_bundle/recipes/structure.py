@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from carl_bundle.spec.blocks import DataSettings
+from carl_bundle.spec.blocks import DataSettings, LoraSettings
 from carl_bundle.spec.train_spec import TrainSpec
 
 
@@ -11,6 +11,13 @@ def source_kind(data: DataSettings | None) -> str:
     if data is None or data.is_builtin:
         return "builtin"
     return "file" if data.is_file else "hub"
+
+
+def adapter(spec: TrainSpec) -> str:
+    """What is trained beside the model: "none", or adapters, "auto" or "named"."""
+    if not isinstance(spec.lora, LoraSettings):
+        return "none"
+    return "auto" if spec.lora.targets == "auto" else "named"
 
 
 def trl_scores_first(spec: TrainSpec) -> bool:
@@ -32,7 +39,7 @@ def structure(spec: TrainSpec) -> dict[str, str | bool]:
     return {
         "method": method,
         "model": "builtin" if spec.model.is_builtin else "pretrained",
-        "adapter": bool(spec.lora),
+        "adapter": adapter(spec),
         "sft_source": source_kind(spec.sft.data),
         "grpo_source": source_kind(spec.grpo.data),
         "eval_source": source_kind(spec.eval.data),

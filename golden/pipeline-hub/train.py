@@ -27,7 +27,6 @@
 #     "datasets==5.2.0",
 #     "huggingface-hub==2.4.0",
 #     "peft==0.21.2",
-#     "safetensors==0.8.0",
 #     "tensorboard==2.21.0",
 #     "torch==2.13.0",
 #     "transformers==5.23.0",
@@ -66,7 +65,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import fcntl
+import functools
 import hashlib
 import inspect
 import json
@@ -81,11 +82,10 @@ import signal
 import subprocess
 import sys
 import traceback
-import warnings
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import distributions
+from itertools import groupby
 from pathlib import Path
 from statistics import NormalDist, fmean
 from typing import Any, NamedTuple
@@ -94,26 +94,34 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-# ---- configuration sha256:fd7754ced6ad -----------------------------------------------
+# ---- configuration sha256:fcee8dbc2ccc -----------------------------------------------
 CONFIG = {
     "name": "pipeline-hub",
     "run_dir": "runs/pipeline-hub",
     "seed": 42,
+    "environment": {
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "PYTHONWARNINGS": "ignore::FutureWarning",
+    },
     "model": {
         "id": "example/small",
-        "revision": "0000000000000000000000000000000000000000",
-        "dtype": "auto",
         "adapter": True,
-        "attention": None,
+        "options": {
+            "revision": "0000000000000000000000000000000000000000",
+            "dtype": "auto",
+            "attn_implementation": None,
+        },
         "tokenizer": "example/small",
-        "tokenizer_revision": "0000000000000000000000000000000000000000",
-        "loading": {},
+        "tokenizer_options": {
+            "revision": "0000000000000000000000000000000000000000",
+        },
     },
     "lora": {
         "r": 16,
-        "alpha": 32.0,
-        "dropout": 0.0,
-        "targets": "auto",
+        "lora_alpha": 32.0,
+        "lora_dropout": 0.0,
         "bias": "none",
     },
     "sft": {
@@ -125,11 +133,12 @@ CONFIG = {
             "columns": {},
             "limit": None,
             "system_prompt": None,
-            "skip_last": 0,
-            "take_last": 0,
+            "part": [
+                None,
+                None,
+            ],
         },
         "bf16": None,
-        "keep": 2,
         "result": "checkpoints/sft/model",
         "report_to": [
             "tensorboard",
@@ -147,11 +156,11 @@ CONFIG = {
             "max_length": 1024,
             "logging_steps": 1,
             "save_steps": 50,
+            "save_total_limit": 2,
             "gradient_checkpointing": True,
             "save_strategy": "steps",
             "report_to": "none",
             "disable_tqdm": True,
-            "save_total_limit": None,
             "seed": 42,
         },
         "gate": {
@@ -168,14 +177,17 @@ CONFIG = {
             "revision": "0000000000000000000000000000000000000000",
             "config": "main",
             "split": "train",
-            "columns": {},
+            "columns": {
+                "prompt": "prompt",
+            },
             "limit": None,
             "system_prompt": None,
-            "skip_last": 0,
-            "take_last": 0,
+            "part": [
+                None,
+                None,
+            ],
         },
         "bf16": None,
-        "keep": 2,
         "result": "model",
         "report_to": [
             "tensorboard",
@@ -192,6 +204,7 @@ CONFIG = {
             "max_grad_norm": 1.0,
             "logging_steps": 1,
             "save_steps": 50,
+            "save_total_limit": 2,
             "gradient_checkpointing": True,
             "num_generations": 8,
             "max_completion_length": 512,
@@ -208,7 +221,6 @@ CONFIG = {
             "save_strategy": "steps",
             "report_to": "none",
             "disable_tqdm": True,
-            "save_total_limit": None,
             "seed": 42,
             "reward_weights": [
                 1.0,
@@ -245,11 +257,15 @@ CONFIG = {
             "revision": "0000000000000000000000000000000000000000",
             "config": "main",
             "split": "test",
-            "columns": {},
+            "columns": {
+                "prompt": "prompt",
+            },
             "limit": 300,
             "system_prompt": None,
-            "skip_last": 0,
-            "take_last": 0,
+            "part": [
+                None,
+                None,
+            ],
         },
         "temperature": 1.0,
         "batch_size": 8,
@@ -476,48 +492,61 @@ def json_value(value: Any) -> Any:
     return json.loads(json.dumps(value), parse_constant=lambda name: None)
 
 
-# ---- carl_runtime_min/run.py sha256:853b64690248 -------------------------------------
-COMPLETE = "complete.json"  # written last: what lies beside it is whole
+# ---- carl_runtime_min/run.py sha256:0714ff550f64 -------------------------------------
+STATE = "trainer_state.json"  # the last file of a checkpoint: beside it, all is whole
 
 
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` in one step: readers see the old file or the new, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.draft")
     try:
-        with draft.open("w") as file:
-            json.dump(json_value(value), file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
+        draft.write_text(json.dumps(json_value(value), indent=2))
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
 
 
-def read_json(path: Path) -> Any:
-    """The JSON value in `path`, or None if there is no such file."""
-    return json.loads(path.read_bytes()) if path.is_file() else None
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`, an empty one if there is no such file."""
+    return json.loads(path.read_bytes()) if path.is_file() else {}
 
 
-def complete_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints that were written to the end, oldest first."""
-    found = [mark.parent for mark in folder.glob(f"checkpoint-*/{COMPLETE}")]
-    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-class RunDir:
-    """The directory of one run, as one phase sees it. Only rank 0 writes."""
+def weights_sha256(folder: Path) -> str:
+    """Digest of the weight file in `folder`; of several, of their digests in order."""
+    digests = [sha256(path) for path in sorted(folder.glob("*.safetensors"))]
+    joined = hashlib.sha256("".join(digests).encode()).hexdigest()
+    return digests[0] if len(digests) == 1 else joined
 
-    def __init__(self, path: Path, phase: str, rank: int, resume: str) -> None:
-        self.path, self.phase, self.rank, self.resume = path, phase, rank, resume
+
+def checkpoints(folder: Path) -> dict[Path, dict[str, Any]]:
+    """The checkpoints in `folder` that are whole, each with its trainer's state."""
+    texts = {path.parent: path.read_text() for path in folder.glob(f"*/{STATE}")}
+    return {path: json.loads(t) for path, t in texts.items() if t.endswith("\n}\n")}
+
+
+class Run:
+    """The directory of one run, as one phase sees it. Only the first rank writes."""
+
+    def __init__(self, path: Path, phase: str, resume: str) -> None:
+        self.path, self.phase, self.resume = path, phase, resume
         self.checkpoints = path / "checkpoints" / phase
+        self.first = int(os.environ.get("RANK", 0)) == 0
+
+    def say(self, *words: object) -> None:
+        if self.first:
+            print(*words, flush=True)
 
     def append(self, name: str, record: dict[str, Any]) -> None:
         """Add a line to `<name>.jsonl`."""
-        if self.rank == 0:
-            record = json_value({"phase": self.phase, **record})
+        if self.first:
+            line = json.dumps(json_value({"phase": self.phase, **record}))
             with (self.path / f"{name}.jsonl").open("a") as file:
-                file.write(json.dumps(record) + "\n")
+                file.write(line + "\n")
 
     def records(self, name: str) -> list[dict[str, Any]]:
         """The lines of `<name>.jsonl`; one that a crash tore is left out."""
@@ -525,82 +554,43 @@ class RunDir:
         lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
         return [json.loads(line) for line in lines]
 
-    def rewind(self, step: int) -> None:
-        """Forget what this phase did after `step`: it is about to happen again."""
-        for folder in complete_checkpoints(self.checkpoints) if self.rank == 0 else ():
-            if read_json(folder / COMPLETE)["step"] > step:
-                (folder / COMPLETE).unlink()
-        for folder in self.checkpoints.glob("checkpoint-*") if self.rank == 0 else ():
-            if not (folder / COMPLETE).is_file():  # half written, or taken back
-                shutil.rmtree(folder)
-        for path in self.path.glob("*.jsonl") if self.rank == 0 else ():
-            with path.with_suffix(".draft").open("w") as file:
-                for record in self.records(path.stem):
-                    if record["phase"] != self.phase or record["step"] <= step:
-                        file.write(json.dumps(record) + "\n")
-            path.with_suffix(".draft").replace(path)
-
-    def start(self) -> Path | None:
-        """The checkpoint to continue from, or None to start afresh."""
-        last = next(reversed(complete_checkpoints(self.checkpoints)), None)
-        chosen = Path(self.resume).resolve()
-        if self.resume in ("auto", "never"):
-            return last
-        if not (chosen / COMPLETE).is_file():
-            remedy = f"choose one under {self.checkpoints}"
-            raise UsageError(f"{self.resume} is no complete checkpoint", remedy=remedy)
-        return chosen if chosen.parent.name == self.phase else last
-
     def summarise(self, **facts: Any) -> None:
         """Add `facts` to summary.json."""
-        if self.rank == 0:
+        if self.first:
             path = self.path / "summary.json"
-            write_json(path, {**(read_json(path) or {}), **facts})
+            write_json(path, read_json(path) | facts)
+
+    def start(self) -> tuple[Path | None, dict[str, Any]]:
+        """The checkpoint to continue from and its state; later ones are forgotten."""
+        states = checkpoints(self.checkpoints)
+        last = max(states, key=lambda path: states[path]["global_step"], default=None)
+        chosen = next((p for p in states if p == Path(self.resume).resolve()), last)
+        state = states[chosen] if chosen else {"global_step": 0}
+        if self.first:
+            self.rewind(state["global_step"], states)
+        return chosen, state
+
+    def clean(self, keep: Collection[Path]) -> None:
+        """Remove every checkpoint of this phase but those in `keep`."""
+        for path in self.checkpoints.glob("checkpoint-*"):
+            if path not in keep:
+                (path / STATE).unlink(missing_ok=True)  # from now on it is not whole
+                shutil.rmtree(path)
+
+    def rewind(self, step: int, states: dict[Path, dict[str, Any]]) -> None:
+        """Remove what this phase did after `step`, and what is not whole."""
+        self.clean([p for p, state in states.items() if state["global_step"] <= step])
+        for path in self.path.glob("*.jsonl"):
+            kept = [
+                json.dumps(record) + "\n"
+                for record in self.records(path.stem)
+                if record["phase"] != self.phase or record["step"] <= step
+            ]
+            path.with_suffix(".draft").write_text("".join(kept))
+            path.with_suffix(".draft").replace(path)
 
 
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def weights_sha256(folder: Path) -> str:
-    """Digest of all tensors in `folder`: name, type, shape and bytes, in name order."""
-    from safetensors import safe_open
-
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as tensors:
-            for name in sorted(tensors.keys()):
-                tensor = tensors.get_tensor(name).contiguous()
-                digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-                digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def claim(path: Path, facts: dict[str, Any], resume: str) -> int:
-    """Lock the run directory and check that it belongs to this very run.
-
-    Returns the descriptor that holds the lock until the last process with it ends.
-    `facts` are what must not change between start and resume, most telling first.
-    """
-    path.mkdir(parents=True, exist_ok=True)
-    lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    remedy = "use --run-dir DIR"
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UsageError(f"a process is running in {path}", remedy=remedy) from error
-    recorded = read_json(path / "run.json")
-    if recorded and resume == "never":
-        raise UsageError(f"{path} holds a run already", remedy=remedy)
-    for key, now in facts.items() if recorded else ():
-        if recorded.get(key) != now:
-            then = f"{path} was started with {key} {recorded.get(key)}"
-            raise UsageError(f"{then}, this run has {now}", remedy=remedy)
-    return lock
-
-
-# ---- carl_runtime_min/field.py sha256:c0be732b022d -----------------------------------
+# ---- carl_runtime_min/field.py sha256:c73b376c2a6e -----------------------------------
 CHUNK = 1 << 20  # logits worked on at once: two float32 scratch buffers of 4 MB
 
 
@@ -608,19 +598,10 @@ CHUNK = 1 << 20  # logits worked on at once: two float32 scratch buffers of 4 MB
 def token_field(
     logits: Tensor, token_ids: Tensor, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Entropy and log-probability where each token was chosen.
+    """Entropy H and log p of each token under softmax(logits / temperature), in nats.
 
-    With m = max z, s = sum e^(z-m) and t = sum e^(z-m)(z-m): H = log s - t/s and
-    log p = (z - m) - log s. Taking m off first keeps float32 exact at any level.
-
-    Args:
-        logits: [..., V]; row i predicts token i.
-        token_ids: [...], int64 in [0, V).
-        temperature: The policy is softmax(logits / temperature).
-
-    Returns:
-        (entropy in [0, ln V], log_probs), each [...], float32, nats. Both are NaN
-        where a row holds NaN or +inf, or nothing but -inf.
+    logits [..., V], where row i predicts token i, and token_ids [...] give (H, log p),
+    float32 [...] each; NaN where a row holds NaN or +inf, or nothing but -inf.
     """
     if not temperature > 0:
         raise UsageError(f"temperature must be positive, not {temperature}")
@@ -644,10 +625,9 @@ def token_field(
 
 
 def order_parameter(entropy: Tensor, vocab_size: int) -> Tensor:
-    """Phi = 1 - H / ln V in [0, 1], float64, [...]; NaN where H is not finite.
+    """Phi = 1 - H / ln V in [0, 1], float64 [...]; NaN where H is not finite.
 
-    The thresholds of the reward sit at 0.5 and 0.7, so every caller takes Phi from
-    here, in this one precision. `vocab_size` is the width of the output head.
+    Thresholds of the reward sit at 0.5 and 0.7: every caller takes Phi from here.
     """
     if vocab_size < 2:
         raise UsageError(f"Phi needs at least two tokens to choose from: {vocab_size}")
@@ -655,7 +635,7 @@ def order_parameter(entropy: Tensor, vocab_size: int) -> Tensor:
     return phi.clamp(0, 1).where(entropy.isfinite(), math.nan)
 
 
-# ---- carl_runtime_min/rewards.py sha256:4353f6487a95 ---------------------------------
+# ---- carl_runtime_min/rewards.py sha256:7c7ba042f029 ---------------------------------
 DELTA = 0.03  # a change of Phi larger than this is a transition
 MAX_SCALE = 15  # blocks of at most 2^15 tokens
 
@@ -675,13 +655,12 @@ def carl_reward(
     weights: Sequence[float] = (0.5, 0.3, 0.2),
     junctions: Tensor | None = None,
 ) -> Tensor:
-    """R_CARL of each completion, [B] float64; `weights` in the order of Components.
+    """R_CARL of each completion, [B] float64, `weights` in the order of Components.
 
-    0.0 for a completion without tokens, NaN for one with a value that is not finite.
-    The other arguments are those of `coherence_components`.
+    0 for a completion without tokens, NaN for one with a value that is not finite.
     """
-    a, b, c = weights
     parts = coherence_components(phi, log_probs, mask, junctions)
+    a, b, c = weights
     reward = a * parts.coherence + b * parts.cloud + c * parts.discontinuity
     return reward.where(mask.bool().any(-1), 0.0)
 
@@ -689,86 +668,121 @@ def carl_reward(
 def coherence_components(
     phi: Tensor, log_probs: Tensor, mask: Tensor, junctions: Tensor | None = None
 ) -> Components:
-    """The components of a right-padded batch of completions.
+    """The components of completions, all arguments [B, T].
 
-    Args:
-        phi, log_probs: [B, T]; padding may hold anything.
-        mask: [B, T], true on the completion's tokens, which come first in the row.
-        junctions: [B, T], true at t where tokens were removed between t-1 and t, so
-            that the change from t-1 to t is no transition. Default: nowhere.
-
-    Raises:
-        UsageError: Shapes differ, or the mask is not right-padded (the one time the
-            host waits for the device).
+    `mask` is true on a completion's tokens, which come first in the row; padding may
+    hold anything. `junctions` is true at t where tokens were removed between t-1 and t:
+    Phi does not jump there. UsageError: shapes differ, or the mask is not right-padded.
     """
     if not phi.shape == log_probs.shape == mask.shape or phi.dim() != 2:
         raise UsageError("phi, log_probs and mask must share one shape [B, T]")
     mask = mask.bool()
-    if (mask[:, 1:] & ~mask[:, :-1]).any():
-        raise UsageError(
-            "the mask is not right-padded",
-            remedy="move the policy's tokens to the front of their rows",
-        )
+    if (mask[:, 1:] & ~mask[:, :-1]).any():  # the host waits for the device, once
+        remedy = "move the policy's tokens to the front of their rows"
+        raise UsageError("the mask is not right-padded", remedy=remedy)
+    phi, log_probs = (x.where(mask, 0.0).double() for x in (phi, log_probs))
     length = mask.sum(-1)  # [B]
-    phi = phi.where(mask, 0.0).double()
-    log_probs = log_probs.where(mask, 0.0).double()
-    broken = ~(phi.sum(-1) + log_probs.sum(-1)).isfinite()  # [B]
     linked = mask[:, 1:]  # [B, T - 1]
     if junctions is not None:
         linked = linked & ~junctions[:, 1:].bool()
+    c = scale_coherence(phi, length)  # [B, scales]
+    scale = torch.arange(c.shape[-1], device=c.device, dtype=c.dtype)
+    weight = 2 ** (scale / 2) * ~c.isnan()
+    coherence = (weight * c.nan_to_num()).sum(-1) / weight.sum(-1)
     parts = Components(
-        coherence=_coherence(scale_coherence(phi, length)),
+        coherence=coherence.nan_to_num(nan=0.5),
         cloud=(log_probs.exp() * phi).sum(-1) / length.clamp(min=1),
-        discontinuity=_discontinuity(phi, linked),
+        discontinuity=transition_worth(phi, linked).nan_to_num(nan=0.5),
     )
+    broken = ~(phi.sum(-1) + log_probs.sum(-1)).isfinite()  # [B]
     return Components(*(part.masked_fill(broken, math.nan) for part in parts))
 
 
 def scale_coherence(phi: Tensor, length: Tensor) -> Tensor:
     """c_j over blocks of 2^j tokens: [B, T], [B] -> [B, scales], NaN without a block.
 
-    c_j = 1 - mean population standard deviation of the complete blocks. Neighbouring
-    blocks merge by Chan's update, so all scales together cost O(BT).
+    c_j = 1 - mean population standard deviation of Phi in the complete blocks. Two
+    neighbours merge into a block of the next scale by Chan's update.
     """
-    scales = min(phi.shape[-1].bit_length(), MAX_SCALE + 1)
-    c = phi.new_ones(len(phi), scales)  # one token alone does not deviate: c_0 = 1
-    c.masked_fill_(length[:, None] == 0, math.nan)
     mean, variance = phi, torch.zeros_like(phi)  # of each block
-    for j in range(1, scales):
-        n = mean.shape[-1] // 2 * 2
+    c = [length.double() / length]  # one token does not deviate; 0/0 is NaN
+    for j in range(1, min(phi.shape[-1].bit_length(), MAX_SCALE + 1)):
+        n, blocks = mean.shape[-1] // 2 * 2, length // 2**j  # blocks: [B], complete
         a, b = mean[:, 0:n:2], mean[:, 1:n:2]  # [B, n / 2] each
         apart = (a - b) / 2
         variance = (variance[:, 0:n:2] + variance[:, 1:n:2]) / 2 + apart**2
         mean = (a + b) / 2
-        blocks = length // 2**j  # [B]
         complete = torch.arange(mean.shape[-1], device=phi.device) < blocks[:, None]
-        spread = (variance.sqrt() * complete).sum(-1) / blocks  # [B], 0/0 is NaN
-        c[:, j] = (1 - spread).clamp(min=0)
-    return c
+        spread = (variance.sqrt() * complete).sum(-1) / blocks  # [B]
+        c.append((1 - spread).clamp(min=0))
+    return torch.stack(c, -1)
 
 
-def _coherence(c: Tensor) -> Tensor:
-    """Mean of c_j under the weights 2^(j/2); 0.5 where there is no scale."""
-    j = torch.arange(c.shape[-1], device=c.device, dtype=c.dtype)
-    weight = 2 ** (j / 2) * ~c.isnan()  # [B, scales]
-    return ((weight * c.nan_to_num()).sum(-1) / weight.sum(-1)).nan_to_num(nan=0.5)
-
-
-def _discontinuity(phi: Tensor, linked: Tensor) -> Tensor:
-    """Mean worth of the transitions, 0.5 without any: [B, T], [B, T-1] -> [B]."""
-    before, change = phi[:, :-1], phi[:, 1:] - phi[:, :-1]
-    rising, falling = linked & (change > DELTA), linked & (change < -DELTA)
+def transition_worth(phi: Tensor, linked: Tensor) -> Tensor:
+    """Mean worth of the jumps, NaN without any: [B, T], [B, T - 1] -> [B]."""
+    before, change = phi[:, :-1], phi.diff()
+    rises, falls = linked & (change > DELTA), linked & (change < -DELTA)
     low, high = before < 0.5, before > 0.7
 
     def count(places: Tensor) -> Tensor:
         return places.sum(-1).double()  # [B]
 
-    worth = 0.8 * count(rising & low) + 0.3 * count(rising & ~low)
-    worth = worth + 0.2 * count(falling & high) + 0.5 * count(falling & ~high)
-    return (worth / count(rising | falling)).nan_to_num(nan=0.5)
+    worth = 0.8 * count(rises & low) + 0.3 * count(rises & ~low)
+    worth += 0.2 * count(falls & high) + 0.5 * count(falls & ~high)
+    return worth / count(rises | falls)
 
 
-# ---- carl_runtime_min/gate.py sha256:53b850099604 ------------------------------------
+# ---- carl_runtime_min/gate.py sha256:58756350ce1e ------------------------------------
+@dataclasses.dataclass(kw_only=True)
+class Gate:
+    """Fires once, at the first value at which it is `crossed`."""
+
+    values: list[float] = dataclasses.field(default_factory=list)
+    fired: bool = False
+    step: int | None = None  # at which it fired
+    peak_entropy: float | None = None  # nats, the highest until then
+
+    def check(
+        self, value: float | None, entropy: float | None = None, step: int | None = None
+    ) -> bool:
+        """Take in one value; True at the one observation that fires the gate.
+
+        None and what is not finite are no observations. `step`: default, their number.
+        """
+        if self.fired or value is None or not math.isfinite(value):
+            return False
+        self.values.append(float(value))
+        if entropy is not None and math.isfinite(entropy):
+            self.peak_entropy = max(entropy, self.peak_entropy or entropy)
+        self.fired = self.crossed()
+        if self.fired:
+            self.step = len(self.values) if step is None else step
+        return self.fired
+
+    def crossed(self) -> bool:
+        """Whether the values so far fire the gate."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass
+class PhaseTransitionGate(Gate):
+    """Fires when `min_above` of the last `window` values reach `threshold`."""
+
+    threshold: float = 0.99
+    window: int = 5
+    min_above: int = 3
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.threshold) and 1 <= self.min_above <= self.window):
+            raise UsageError(
+                "a gate needs a finite threshold, 1 <= min_above <= window"
+            )
+
+    def crossed(self) -> bool:
+        last = self.values[-self.window :]
+        return sum(value >= self.threshold for value in last) >= self.min_above
+
+
 def percentile(values: list[float], q: float) -> float:
     """The q-th quantile (q in [0, 1]) of `values`, linear between order statistics."""
     ordered = sorted(values)
@@ -777,143 +791,32 @@ def percentile(values: list[float], q: float) -> float:
     return below + position % 1 * (above - below)
 
 
-class Gate:
-    """A gate that fires once. What makes it fire is `crossed`, of each kind.
-
-    Args:
-        keep: How many of the latest values it stores, None for all.
-
-    Attributes:
-        fired: Whether it has fired.
-        step: The step at which it fired, else None.
-        peak_entropy: The highest entropy seen up to then, nats, None without any.
-    """
-
-    def __init__(self, keep: int | None) -> None:
-        self.values: deque[float] = deque(maxlen=keep)
-        self.observed = 0
-        self.fired = False
-        self.step: int | None = None
-        self.peak_entropy: float | None = None
-
-    def check(
-        self, value: float | None, entropy: float | None = None, step: int | None = None
-    ) -> bool:
-        """Take in one value; True at the one observation that fires the gate.
-
-        A value that is None or not finite is no observation, and nothing is taken in
-        after the gate has fired. `step` defaults to the number of observations.
-        """
-        if self.fired or value is None or not math.isfinite(value):
-            return False
-        self.values.append(float(value))
-        self.observed += 1
-        if entropy is not None and math.isfinite(entropy):
-            peak = self.peak_entropy
-            self.peak_entropy = entropy if peak is None else max(peak, entropy)
-        self.fired = self.crossed()
-        if self.fired:
-            self.step = self.observed if step is None else step
-        return self.fired
-
-    def crossed(self) -> bool:
-        """Whether the stored values fire the gate."""
-        raise NotImplementedError
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs, as JSON values."""
-        return {
-            "values": list(self.values),
-            "observed": self.observed,
-            "fired": self.fired,
-            "step": self.step,
-            "peak_entropy": self.peak_entropy,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from the `state_dict()` of a gate with the same arguments."""
-        self.values.clear()
-        self.values.extend(state["values"])
-        self.observed, self.fired = state["observed"], state["fired"]
-        self.step, self.peak_entropy = state["step"], state["peak_entropy"]
-
-
-class PhaseTransitionGate(Gate):
-    """Fires when `min_above` of the last `window` values are at least `threshold`.
-
-    It does not wait for the window to fill.
-
-    Raises:
-        UsageError: `threshold` is not finite, or `min_above` not in [1, window].
-    """
-
-    def __init__(
-        self, threshold: float = 0.99, window: int = 5, min_above: int = 3
-    ) -> None:
-        if not math.isfinite(threshold):
-            raise UsageError(f"the gate's threshold must be finite, not {threshold}")
-        if not 1 <= min_above <= window:
-            raise UsageError(
-                f"the gate's min_above must be from 1 to its window of {window}, "
-                f"not {min_above}"
-            )
-        super().__init__(keep=window)
-        self.threshold, self.min_above = threshold, min_above
-
-    def crossed(self) -> bool:
-        """Whether the stored values fire the gate."""
-        return sum(value >= self.threshold for value in self.values) >= self.min_above
-
-
-# ---- carl_runtime_min/cascade.py sha256:617e09a63fc5 ---------------------------------
+# ---- carl_runtime_min/cascade.py sha256:42394d26a856 ---------------------------------
 LAST = 10  # observations that have to agree
 
 
+@dataclasses.dataclass
 class Cascade:
     """Decides when CARL joins the task rewards, and with what weight.
 
-    With `carl_start` it is fixed: stage B from that step. Without, it is adaptive and
-    opens when all of the last 10 observations exceed the 60th percentile of those
-    before them ("rising", from the 20th on), or when 10 in a row come within a tenth
-    of `maximum` ("solved"). A generation's own metric decides from the next one on.
-
-    Args:
-        carl_weight: Weight of R_CARL after the ramp.
-        warmup_steps: Length of the linear ramp.
-        carl_start: First step of stage B, for a fixed cascade.
-        open_by: First step of stage B at the latest, for an adaptive one.
-        maximum: The most the weighted task rewards can sum to, None if unbounded.
-
-    Attributes:
-        opened_at: The step of the first generation in stage B, else None.
-        reason: "fixed", "rising", "solved" or "open_by", else None.
-        threshold: The level that the last 10 observations had or have to exceed.
+    Fixed with a `carl_start`. Else adaptive: it opens when the last 10 observations all
+    exceed the 60th percentile of those before ("rising"), or all come within a tenth of
+    `maximum` ("solved"). One generation's metric decides from the next one on.
     """
 
-    def __init__(
-        self,
-        carl_weight: float = 0.5,
-        warmup_steps: int = 10,
-        carl_start: int | None = None,
-        open_by: int | None = None,
-        maximum: float | None = None,
-    ) -> None:
-        if not (carl_weight > 0 and math.isfinite(carl_weight)):
-            raise UsageError(f"carl_weight must be positive and finite: {carl_weight}")
-        for name, value, least in (
-            ("warmup_steps", warmup_steps, 1),
-            ("carl_start", carl_start, 0),
-            ("open_by", open_by, 0),
-        ):
-            if value is not None and value < least:
-                raise UsageError(f"{name} must be at least {least}, not {value}")
-        self.carl_weight, self.warmup_steps = carl_weight, warmup_steps
-        self.carl_start, self.open_by, self.maximum = carl_start, open_by, maximum
-        self.history: list[float] = []
-        self.decision: str | None = None
-        self.reason: str | None = None
-        self.opened_at: int | None = None
-        self.threshold: float | None = None
+    carl_weight: float = 0.5  # of R_CARL after the ramp
+    warmup_steps: int = 10  # of the linear ramp
+    carl_start: int | None = None  # first step of stage B
+    open_by: int | None = None  # first step of stage B at the latest
+    maximum: float | None = None  # of the weighted task rewards' sum, if bounded
+    history: list[float] = dataclasses.field(default_factory=list)
+    threshold: float | None = None  # what the last 10 have or had to exceed
+    reason: str | None = None  # "fixed", "rising", "solved" or "open_by"
+    opened_at: int | None = None  # the step of the first generation in stage B
+
+    def __post_init__(self) -> None:
+        if not 0 < self.carl_weight < math.inf or self.warmup_steps < 1:
+            raise UsageError("a cascade needs a positive carl_weight and warmup_steps")
 
     @property
     def stage(self) -> str:
@@ -922,115 +825,68 @@ class Cascade:
 
     def begin(self, step: int) -> None:
         """A generation starts at `step`: what was decided before takes effect."""
-        if self.opened_at is not None:
-            return
         if self.carl_start is not None:
-            self.decision = "fixed" if step >= self.carl_start else None
+            self.reason = "fixed" if step >= self.carl_start else None
         elif self.open_by is not None and step >= self.open_by:
-            self.decision = self.decision or "open_by"
-        if self.decision:
-            self.reason, self.opened_at = self.decision, step
+            self.reason = self.reason or "open_by"
+        if self.reason and self.opened_at is None:
+            self.opened_at = step
 
     def observe(self, metric: float | None, step: int) -> None:
         """Take in one generation's mean weighted task reward, before its CARL reward.
 
-        Calls `begin(step)` first, so `stage` afterwards is this generation's. A metric
-        that is None or not finite is no observation.
+        It decides from the next generation on. None and what is not finite are no
+        observations.
         """
         self.begin(step)
-        adaptive = self.stage == "A" and self.carl_start is None
-        if adaptive and metric is not None and math.isfinite(metric):
-            self.history.append(float(metric))
-            self.decide()
-
-    def decide(self) -> None:
-        """Apply the adaptive rule to the history."""
+        if self.stage == "B" or self.carl_start is not None:
+            return
+        if metric is None or not math.isfinite(metric):
+            return
+        self.history.append(float(metric))
         earlier, last = self.history[:-LAST], self.history[-LAST:]
         if len(earlier) >= LAST:
             self.threshold = percentile(earlier, 0.6)
             if min(last) > self.threshold:
-                self.decision = "rising"
+                self.reason = "rising"
         if self.maximum is not None and len(last) >= LAST:
             close = self.maximum - 0.1 * abs(self.maximum)
             if min(last) >= close:
-                self.decision = "solved"
+                self.reason = "solved"
 
     def weight(self, step: int) -> float:
-        """Weight of R_CARL: 0 in stage A, then the ramp, then `carl_weight`."""
+        """Weight of R_CARL: 0 in stage A, then a linear ramp, then `carl_weight`."""
         if self.opened_at is None:
             return 0.0
         done = (step - self.opened_at + 1) / self.warmup_steps
         return self.carl_weight * min(1.0, max(0.0, done))
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything a resumed run needs, as JSON values."""
-        return {
-            "history": list(self.history),
-            "decision": self.decision,
-            "reason": self.reason,
-            "opened_at": self.opened_at,
-            "threshold": self.threshold,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict()` of a cascade with the same arguments."""
-        self.history = list(state["history"])
-        self.decision, self.reason = state["decision"], state["reason"]
-        self.opened_at, self.threshold = state["opened_at"], state["threshold"]
-
 
 def damp_ties(
-    advantages: Tensor,
-    task_rewards: Tensor,
-    num_generations: int,
-    factor: float,
-    weights: Tensor | None = None,
+    advantages: Tensor, task_rewards: Tensor, num_generations: int, factor: float
 ) -> Tensor:
-    """Shrink the advantages of groups that the task rewards cannot tell apart.
+    """Multiply the advantages [B] of groups whose task rewards [B, F] are all equal.
 
     Normalisation within a group gives CARL full-size advantages there, whatever its
-    weight. With factor = weight(step) / carl_weight * tie_weight the ramp holds in
-    such groups too.
-
-    Args:
-        advantages: [B], after normalisation; the rows of a group are adjacent.
-        task_rewards: [B], or [B, F] with one column a function; NaN is no reward.
-        num_generations: Rows in a group.
-        factor: What to multiply by.
-        weights: [F], of the columns. Default: 1 each.
-
-    Returns:
-        [B]. Rows whose task rewards are all NaN take no part in the comparison.
+    weight. The rows of a group are adjacent; NaN is no reward and takes no part.
     """
-    if task_rewards.dim() == 1:
-        task_rewards = task_rewards[:, None]
-    absent = task_rewards.isnan().all(-1)  # [B]
-    if weights is not None:
-        task_rewards = task_rewards * weights.to(task_rewards)
-    total = task_rewards.nansum(-1)  # [B]
-    lowest = total.masked_fill(absent, math.inf).view(-1, num_generations).amin(-1)
-    highest = total.masked_fill(absent, -math.inf).view(-1, num_generations).amax(-1)
-    tied = torch.isclose(highest, lowest, rtol=1e-6)  # [groups]
-    return advantages.where(
-        ~tied.repeat_interleave(num_generations), advantages * factor
-    )
+    groups = task_rewards.reshape(-1, num_generations, task_rewards.shape[-1])
+    highest = groups.nan_to_num(nan=-math.inf).amax(1)  # [groups, F]
+    lowest = groups.nan_to_num(nan=math.inf).amin(1)
+    tied = (highest <= lowest) | torch.isclose(highest, lowest, rtol=1e-6)
+    tied_rows = tied.all(1).repeat_interleave(num_generations)  # [B]
+    return advantages.where(~tied_rows, advantages * factor)
 
 
-# ---- carl_runtime_min/verdict.py sha256:1585056dd2b9 ---------------------------------
+# ---- carl_runtime_min/verdict.py sha256:177208a4c512 ---------------------------------
 def binomial_tail(k: int, n: int, p: float) -> float:
-    """P(X >= k) for X ~ Binomial(n, p), with 0 <= k <= n and 0 < p < 1."""
-    if k == 0:
-        return 1.0
-    if k <= n * p:  # the tail below k is the shorter one
-        return 1.0 - binomial_tail(n - k + 1, n, 1 - p)
-    log_choose = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-    term = math.exp(log_choose + k * math.log(p) + (n - k) * math.log1p(-p))
-    total = 0.0
-    while total + term > total:  # beyond the mean the terms only shrink
-        total += term
-        term *= (n - k) / (k + 1) * (p / (1 - p))
-        k += 1
-    return total
+    """P(X >= k) for X ~ Binomial(n, p), with 0 < p < 1."""
+
+    def log_probability(i: int) -> float:
+        choose = math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1)
+        return choose + i * math.log(p) + (n - i) * math.log1p(-p)
+
+    return min(1.0, math.fsum(math.exp(log_probability(i)) for i in range(k, n + 1)))
 
 
 def pass_rate_bounds(passes: int, n: int, alpha: float) -> tuple[float, float]:
@@ -1040,10 +896,7 @@ def pass_rate_bounds(passes: int, n: int, alpha: float) -> tuple[float, float]:
         below, above = 0.0, k / n
         while above - below > 1e-12:
             p = (below + above) / 2
-            if binomial_tail(k, n, p) < alpha:
-                below = p
-            else:
-                above = p
+            below, above = (p, above) if binomial_tail(k, n, p) < alpha else (below, p)
         return below
 
     return lower(passes), 1 - lower(n - passes)
@@ -1066,36 +919,23 @@ def verdict(passes: int, n: int, threshold: float, alpha: float) -> str:
     return "FAIL" if upper < threshold else "INCONCLUSIVE"
 
 
-def mcnemar(gained: int, lost: int) -> tuple[float, float]:
-    """Exact McNemar test on the items that changed sides.
-
-    Returns:
-        p of "more gained than lost" (one-sided), and p of "any difference".
-    """
-    changed = gained + lost
-    improved = binomial_tail(gained, changed, 0.5)
-    worsened = binomial_tail(lost, changed, 0.5)
-    return improved, min(1.0, 2 * min(improved, worsened))
+def mcnemar(gained: int, lost: int) -> float:
+    """Exact one-sided McNemar test: p of "more items gained than lost"."""
+    return binomial_tail(gained, gained + lost, 0.5)
 
 
 def paired_bootstrap(
-    before: Sequence[float],
-    after: Sequence[float],
-    alpha: float,
-    seed: int,
-    resamples: int = 2000,
+    before: Sequence[float], after: Sequence[float], alpha: float, seed: int
 ) -> tuple[float, float]:
     """Percentile interval, of coverage 1 - alpha, of mean(after) - mean(before)."""
     changes = [b - a for a, b in zip(before, after, strict=True)]
-    draw = random.Random(seed)
-    means = sorted(
-        fmean(draw.choices(changes, k=len(changes))) for _ in range(resamples)
-    )
+    draw, n, resamples = random.Random(seed), len(changes), 2000
+    means = sorted(fmean(draw.choices(changes, k=n)) for _ in range(resamples))
     cut = math.floor(resamples * alpha / 2)
     return means[cut], means[-1 - cut]
 
 
-# ---- carl_runtime_min/tasks.py sha256:50a03ed584da -----------------------------------
+# ---- carl_runtime_min/tasks.py sha256:48f54c0f25df -----------------------------------
 def completion_text(completion: str | list[dict[str, Any]]) -> str:
     """The text of a plain completion, or of the last message of a conversation."""
     if isinstance(completion, str):
@@ -1107,25 +947,23 @@ def completion_text(completion: str | list[dict[str, Any]]) -> str:
 class TaskReward:
     """A scorer of one completion, as a TRL reward function over a batch.
 
-    `scorer` takes the text, the number of tokens and the row's `column`, and gives a
-    score, or None where the row cannot be scored.
+    `scorer` takes the text, its number of tokens and the row's `column`; None is no
+    score.
     """
 
     def __init__(
-        self, name: str, scorer: Callable[..., float | None], column: str = ""
+        self, name: str, scorer: Callable[..., float | None], column: str = "prompts"
     ) -> None:
         self.__name__, self.scorer, self.column = name, scorer, column
 
-    def __call__(
-        self, completions: list[Any], completion_ids: list[Any], **columns: Any
-    ) -> list[float | None]:
-        if self.column and self.column not in columns:
-            remedy = f"set data.columns.{self.column} to the name of your column"
+    def __call__(self, **batch: Any) -> list[float | None]:
+        if self.column not in batch:
             message = f"reward {self.__name__}: the data has no column {self.column!r}"
+            remedy = f"set data.columns.{self.column} to the name of your column"
             raise UsageError(message, remedy=remedy)
-        expected = columns.get(self.column, completions)
-        texts, counts = map(completion_text, completions), map(len, completion_ids)
-        return list(map(self.scorer, texts, counts, expected))
+        texts = map(completion_text, batch["completions"])
+        counts = map(len, batch["completion_ids"])
+        return list(map(self.scorer, texts, counts, batch[self.column]))
 
 
 def exact_answer_reward(options: dict[str, Any]) -> TaskReward:
@@ -1141,77 +979,71 @@ def exact_answer_reward(options: dict[str, Any]) -> TaskReward:
     return TaskReward("exact_answer", scorer, "answer")
 
 
-# ---- carl_runtime_min/data.py sha256:da653063b376 ------------------------------------
+# ---- carl_runtime_min/data.py sha256:46f08ec2ca5c ------------------------------------
+ROLES = {"prompt": "user", "completion": "assistant", "messages": "user"}
+
+
 def hub_rows(source: dict[str, Any]) -> Any:
     """A data set of the hub, at a pinned revision."""
     from datasets import load_dataset
 
-    return load_dataset(
-        source["id"],
-        source["config"],
-        split=source["split"],
-        revision=source["revision"],
-    )
+    options = {name: source[name] for name in ("split", "revision")}
+    return load_dataset(source["id"], source["config"], **options)
 
 
-def prepared(
-    rows: Any, source: dict[str, Any], needed: Sequence[str], tokenizer: Any
-) -> Any:
-    """Rename columns to ours, choose the rows, turn plain text into conversations.
+def prepared(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
+    """The rows of the spec with our columns, plain text as conversations.
 
     Text stays text for a tokenizer without a chat template. A prompt that is a whole
     conversation loses its last answer.
     """
-    names = {theirs: ours for ours, theirs in source["columns"].items()}
-    wanted = [*names, *(name for name in needed if name not in names.values())]
-    absent = [name for name in wanted if name not in rows.column_names]
-    if absent or len(rows) <= source["skip_last"]:
-        raise UsageError(
-            f"{source['id']}: no column {absent[0]!r}" if absent else "too few rows",
-            remedy=f"map columns under data.columns; there are {rows.column_names}",
-        )
-    hidden = [x for x in names.values() if x in rows.column_names and x not in names]
-    rows = rows.remove_columns(hidden)
-    rows = rows.rename_columns({a: b for a, b in names.items() if a != b})
-    keep = range(len(rows))[-source["take_last"] :]  # from -0: all
-    rows = rows.select(keep[: len(keep) - source["skip_last"]][: source["limit"]])
+    columns, name = source["columns"], source["id"]
+    absent = [theirs for theirs in columns.values() if theirs not in rows.column_names]
+    kept = range(len(rows))[slice(*source["part"])][: source["limit"]]
+    if absent or not kept:
+        reason = f"no column {absent[0]!r}" if absent else "too few rows"
+        remedy = f"map columns under data.columns; there are {rows.column_names}"
+        raise UsageError(f"{name}: {reason}", remedy=remedy)
     system = [{"role": "system", "content": source["system_prompt"]}]
-    roles = {"prompt": "user", "completion": "assistant", "messages": "user"}
-    remedy = "every row needs text or a list of messages there"
+    chat = bool(tokenizer.chat_template)
 
-    def converse(row: dict[str, Any]) -> dict[str, Any]:
-        shaped = {}
-        for name in sorted(roles.keys() & row.keys()):
-            text = row[name]
-            if name == "completion" and isinstance(text, int | float):
-                text = str(text)
-            if not isinstance(text, str | list) or text == []:
-                raise UsageError(f"{source['id']}: a {name} is {text!r}", remedy=remedy)
-            if isinstance(text, str):
-                text = [{"role": roles[name], "content": text}]
-            if name == "prompt" and text[-1]["role"] == "assistant":
-                text = text[:-1]
-            own = name == "completion" or text[0]["role"] == "system"
-            shaped[name] = text if own or not source["system_prompt"] else system + text
-        return shaped
+    def shaped(column: str, text: Any) -> Any:
+        if column == "completion" and isinstance(text, int | float):
+            text = str(text)
+        if not isinstance(text, str | list) or text == []:
+            remedy = "every row needs text or a list of messages there"
+            raise UsageError(f"{name}: a {column} is {text!r}", remedy=remedy)
+        if not chat and isinstance(text, list):
+            remedy = (
+                "use a chat model or its tokenizer (model.tokenizer), or plain text"
+            )
+            raise UsageError("conversations need a chat template", remedy=remedy)
+        if not chat:
+            return text
+        if isinstance(text, str):
+            text = [{"role": ROLES[column], "content": text}]
+        if column == "prompt" and text[-1]["role"] == "assistant":
+            text = text[:-1]
+        own = column == "completion" or text[0]["role"] == "system"
+        return text if own or not source["system_prompt"] else system + text
 
-    if tokenizer.chat_template:
-        return rows.map(converse)
-    if not isinstance(rows[0][needed[0]], str):
-        remedy = "use a chat model or its tokenizer (model.tokenizer), or plain text"
-        raise UsageError("conversations need a chat template", remedy=remedy)
-    return rows
+    def ours(row: dict[str, Any]) -> dict[str, Any]:
+        values = {column: row[theirs] for column, theirs in columns.items()}
+        return {c: shaped(c, v) if c in ROLES else v for c, v in values.items()}
+
+    return rows.select(kept).map(ours)
 
 
 def sft_rows(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
     """Rows for SFT: `messages`, or `prompt` with `completion` (else `answer`)."""
     columns = {**{name: name for name in rows.column_names}, **source["columns"]}
-    pairs = "messages" not in columns or "prompt" in source["columns"]
-    needed = ["prompt", "completion"] if pairs else ["messages"]
-    if needed[-1] not in columns and "answer" in columns:
-        columns["completion"] = columns["answer"]
-    source = {**source, "columns": {name: columns.get(name, name) for name in needed}}
-    return prepared(rows, source, needed, tokenizer).select_columns(needed)
+    needed = ["prompt", "completion"]
+    if "messages" in columns and "prompt" not in source["columns"]:
+        needed = ["messages"]
+    columns.setdefault("completion", columns.get("answer", "completion"))
+    columns = {name: columns.get(name, name) for name in needed}
+    rows = prepared(rows, {**source, "columns": columns}, tokenizer)
+    return rows.select_columns(needed)
 
 
 def fitting(rows: Any, tokenizer: Any, longest: int) -> Any:
@@ -1226,15 +1058,14 @@ def fitting(rows: Any, tokenizer: Any, longest: int) -> Any:
 
     kept = rows.filter(fits)
     if not kept:
-        raise UsageError(
-            f"no prompt has at most {longest} tokens", remedy="raise grpo.max_length"
-        )
+        remedy = "raise grpo.max_length"
+        raise UsageError(f"no prompt has at most {longest} tokens", remedy=remedy)
     if len(kept) < len(rows):
         print(f"data: left out {len(rows) - len(kept)} prompts over {longest} tokens")
     return kept
 
 
-# ---- carl_runtime_min/lora.py sha256:2df246b8364c ------------------------------------
+# ---- carl_runtime_min/lora.py sha256:943907006a3d ------------------------------------
 # Mamba kernels read these weights without calling the modules that hold them.
 FUSED_PROJECTIONS = ("x_proj", "dt_proj", "out_proj")
 # In a model with stacked experts PEFT takes these names for the experts' old ones,
@@ -1243,70 +1074,57 @@ EXPERT_PROJECTIONS = ("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3", "ga
 
 
 def lora_targets(model: Any) -> list[str]:
-    """Return the full names of the linear layers in the text decoder, sorted.
+    """The full names of the linear layers in the text decoder, sorted.
 
     Left out are the output head, vision and audio towers with their projectors,
     routers and gates of experts, and what an adapter would not reach.
-
-    Raises:
-        UsageError: The model has no such layer.
     """
     decoder = model.get_decoder()
-    layers = {id(m) for m in layer_modules(decoder, False)}
-    layers.discard(id(model.get_output_embeddings()))
-    experts = any(stacked_experts(module) for module in decoder.modules())
+    layers = set(layer_modules(decoder)) - {model.get_output_embeddings()}
+    experts = any(map(stacked_experts, decoder.modules()))
     names = []
     for name, module in model.named_modules():
-        parent_name, _, own_name = name.rpartition(".")
         width = getattr(module, "out_features", getattr(module, "nf", None))
-        if id(module) not in layers or width is None:
+        if module not in layers or width is None:
             continue
+        parent_name, _, own_name = name.rpartition(".")
         parent = model.get_submodule(parent_name)
+        routed = set().union(*map(stacked_experts, parent.children()))
         mamba = hasattr(parent, "A_log") and hasattr(parent, "D")
-        routed = {n for m in parent.children() for n in stacked_experts(m)}
-        gate = width == 1 or width in routed
         unreached = mamba and own_name in FUSED_PROJECTIONS
         redirected = experts and own_name in EXPERT_PROJECTIONS
-        if not (gate or unreached or redirected):
+        if not (width == 1 or width in routed or unreached or redirected):
             names.append(name)
     if not names:
-        raise UsageError(
-            f"{type(model).__name__} has no linear layer that LoRA can adapt",
-            remedy="name lora.targets yourself, or train all weights (lora: false)",
-        )
+        remedy = "name lora.targets yourself, or train all weights (lora: false)"
+        raise UsageError("LoRA finds no linear layer to adapt", remedy=remedy)
     return sorted(names)
 
 
-def layer_modules(module: Any, inside: bool) -> Iterator[nn.Module]:
-    """Yield what lies in a decoder's lists of layers; towers have another config."""
-    if inside:
-        yield module
+def layer_modules(module: Any, inside: bool = False) -> Iterator[nn.Module]:
+    """What lies in a decoder's lists of layers; towers have another config."""
     kind = getattr(getattr(module, "config", None), "model_type", None)
+    inside = inside or isinstance(module, nn.ModuleList)
     for child in module.children():
-        tower = (
-            hasattr(child, "get_input_embeddings") and child.config.model_type != kind
-        )
-        if not tower:
-            yield from layer_modules(child, inside or isinstance(module, nn.ModuleList))
+        tower = hasattr(child, "get_input_embeddings")
+        if not tower or child.config.model_type == kind:
+            yield from (child,) if inside else ()
+            yield from layer_modules(child, inside)
 
 
 def stacked_experts(module: nn.Module) -> set[int]:
-    """Return how many experts a module stacks in its tensors of three dimensions."""
-    if isinstance(module, nn.Conv1d):
-        return set()
-    return {p.shape[0] for p in module.parameters(recurse=False) if p.dim() == 3}
+    """How many experts a module stacks in its tensors of three dimensions."""
+    tensors = () if isinstance(module, nn.Conv1d) else module.parameters(recurse=False)
+    return {tensor.shape[0] for tensor in tensors if tensor.dim() == 3}
 
 
-# ---- carl_runtime_min/models.py sha256:df0e4961d967 ----------------------------------
+# ---- carl_runtime_min/models.py sha256:55ac2563d37f ----------------------------------
 def load_tokenizer(source: dict[str, Any]) -> Any:
     """The tokenizer of the spec's model, with a padding token."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(
-        source["tokenizer"],
-        revision=source["tokenizer_revision"],
-        **source["loading"],
-    )
+    name, options = source["tokenizer"], source["tokenizer_options"]
+    tokenizer = AutoTokenizer.from_pretrained(name, **options)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     return tokenizer
 
@@ -1315,32 +1133,17 @@ def load_model(source: dict[str, Any]) -> Any:
     """The model at its pinned revision; `auto` is bfloat16 for adapters on CUDA."""
     from transformers import AutoModelForCausalLM
 
-    dtype = source["dtype"]
-    if dtype == "auto":
-        half = source["adapter"] and torch.cuda.is_available()
-        dtype = "bfloat16" if half else "float32"
-    return AutoModelForCausalLM.from_pretrained(
-        source["id"],
-        revision=source["revision"],
-        dtype=dtype,
-        attn_implementation=source["attention"],
-        **source["loading"],
-    )
+    options, half = source["options"], source["adapter"] and torch.cuda.is_available()
+    if options["dtype"] == "auto":
+        options = {**options, "dtype": "bfloat16" if half else "float32"}
+    return AutoModelForCausalLM.from_pretrained(source["id"], **options)
 
 
-def add_adapter(model: Any, settings: dict[str, Any]) -> Any:
-    """`model` with fresh low-rank adapters on its linear layers."""
+def add_adapter(model: Any, targets: list[str], settings: dict[str, Any]) -> Any:
+    """`model` with fresh low-rank adapters on the layers `targets`."""
     from peft import LoraConfig, get_peft_model
 
-    targets = settings["targets"]
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=settings["r"],
-        lora_alpha=settings["alpha"],
-        lora_dropout=settings["dropout"],
-        bias=settings["bias"],
-        target_modules=lora_targets(model) if targets == "auto" else targets,
-    )
+    config = LoraConfig(task_type="CAUSAL_LM", target_modules=targets, **settings)
     return get_peft_model(model, config)
 
 
@@ -1351,83 +1154,74 @@ def load_adapter(model: Any, folder: Path) -> Any:
     return PeftModel.from_pretrained(model, str(folder), is_trainable=True)
 
 
-# ---- carl_runtime_min/supervisor.py sha256:7fe56c7dac98 ------------------------------
+# ---- carl_runtime_min/supervisor.py sha256:f1649f8dc1cf ------------------------------
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
-def supervise(command: list[str], path: Path, lock: int, processes: int = 1) -> int:
-    """Run one phase in a process group of its own; return the code that it wrote.
+def supervise(command: list[str], path: Path, lock: int, processes: int) -> int:
+    """Run one phase in a session of its own; return the exit code that it wrote.
 
-    The first signal asks the phase to checkpoint and stop, a second one ends the group.
-    Several processes run under torchrun, which passes no signal on without ending them:
-    the stop file asks them, and torchrun itself is deaf.
+    The first signal asks it, by the file `stop`, to checkpoint and end; the second ends
+    it. Several processes run under torchrun. The child holds the descriptor `lock`.
     """
-    launcher, asking = [sys.executable], path / "stop"
+    launcher, report = [sys.executable], path / "exit.json"
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone"]
-        launcher += ["--nproc_per_node", str(processes), "--signals_to_handle=SIGQUIT"]
-    (path / "exit.json").unlink(missing_ok=True)
-    asking.unlink(missing_ok=True)
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # inherited by torchrun
+        launcher += ["--nproc_per_node", str(processes), "--signals_to_handle=SIGUSR2"]
+    report.unlink(missing_ok=True)
+    received = []
+
+    def ask(number: int, frame: Any) -> None:
+        received.append(number)
+        (path / "stop").touch()
+        if len(received) > 1:  # a signal that ends all, and that torchrun passes on
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGUSR2)
+
+    # The child inherits the mask: what a scheduler sends to every process is for us.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     child = subprocess.Popen(
         launcher + command,
-        env={
-            **os.environ,
-            "CARL_SUPERVISOR": str(os.getpid()),
-            "CARL_STOP": str(asking),
-        },
+        env={**os.environ, "CARL_SUPERVISOR": str(os.getpid())},
         start_new_session=True,
         pass_fds=(lock,),
     )
-    received = []
-
-    def forward(number: int, frame: Any) -> None:
-        received.append(number)
-        asking.touch()
-        if processes == 1 or len(received) > 1:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, number if len(received) == 1 else signal.SIGKILL)
-
     for number in STOP_SIGNALS:
-        signal.signal(number, forward)
+        signal.signal(number, ask)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     status = child.wait()
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)  # whatever the phase left behind
-    report = read_json(path / "exit.json")
-    asked = 130 if signal.SIGINT in received else 85
-    if report is None:
+    code = read_json(report).get("code", 4 if status == 4 else None)  # 4: a full disk
+    if code is None:
+        killed = " (killed: out of memory?)" * (status == -signal.SIGKILL)
         raise CarlError(
-            f"the phase ended with status {status}"
-            + " (killed: out of memory?)" * (status == -signal.SIGKILL),
+            f"the phase ended with status {status}{killed}",
             remedy="run the same command again: it goes on from the last checkpoint",
-            exit_code=asked if received else 70,
+            exit_code=130 if received else 70,
         )
-    return 85 if received and report["code"] == 0 else int(report["code"])
+    return int(code)
 
 
-class StopRequest:
-    """A polite request to stop: a signal, the stop file, or the supervisor is gone."""
-
-    def __init__(self) -> None:
-        self.received, self.parent = 0, int(os.environ.get("CARL_SUPERVISOR", 0))
-        for number in STOP_SIGNALS:
-            signal.signal(number, self.note)
-
-    def note(self, number: int, frame: Any) -> None:
-        if self.received:
-            os._exit(85)  # asked twice: at once; the last checkpoint is whole
-        self.received = number
-
-    def asked(self) -> bool:
-        try:
-            os.kill(self.parent or os.getpid(), 0)
-        except ProcessLookupError:
-            return True
-        return bool(self.received) or Path(os.environ.get("CARL_STOP", "-")).exists()
+def accept_signals() -> None:
+    """In a phase: do nothing at a signal, but let what it starts be ended by one."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda *_: None)
+    obey = functools.partial(signal.signal, signal.SIGTERM, signal.SIG_DFL)
+    os.register_at_fork(after_in_child=obey)  # as multiprocessing ends its pools
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
-# ---- carl_runtime_min/fit.py sha256:3dd3654db0ec -------------------------------------
+def asked_to_stop(path: Path) -> bool:
+    """Whether the supervisor of the run in `path` was told to stop, or is gone."""
+    try:
+        os.kill(int(os.environ.get("CARL_SUPERVISOR", os.getpid())), 0)
+    except OSError:
+        return True
+    return (path / "stop").exists()
+
+
+# ---- carl_runtime_min/fit.py sha256:3057df4e06f7 -------------------------------------
 SHOWN = ("loss", "mean_token_accuracy", "reward", "phi", "carl/weight")
 
 
@@ -1436,7 +1230,7 @@ def head_width(model: Any) -> int:
     return int(model.get_output_embeddings().weight.shape[0])
 
 
-def training_arguments(run: RunDir, settings: dict[str, Any]) -> dict[str, Any]:
+def training_arguments(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
     """The spec's trainer arguments, and those that depend on this machine."""
     cuda, bf16 = torch.cuda.is_available(), settings["bf16"]
     return {
@@ -1451,7 +1245,7 @@ def training_arguments(run: RunDir, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 class Observer:
-    """A trainer callback: every event it does not define is ignored."""
+    """A trainer callback that ignores every event it does not define."""
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("on_"):
@@ -1460,17 +1254,14 @@ class Observer:
 
 
 class Recorder(Observer):
-    """Records metrics with Φ, completes checkpoints, heeds requests to stop.
+    """Writes metrics, keeps `parts` in the checkpoints, stops when asked to.
 
-    `state` holds what must survive a resume beside the trainer's own state: objects
-    with `state_dict()`, by name. The newest `keep` checkpoints stay.
+    It comes after what may end the phase, and before trackers: they report Φ too. The
+    state of a part is its `vars`.
     """
 
-    def __init__(
-        self, run: RunDir, width: int, state: dict[str, Any], keep: int, stop: Any
-    ) -> None:
-        self.run, self.width, self.state = run, width, state
-        self.keep, self.stop, self.asked, self.stopped = keep, stop, False, False
+    def __init__(self, run: Run, width: int, parts: dict[str, Any]) -> None:
+        self.run, self.width, self.parts, self.finished = run, width, parts, False
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         logs, step = kwargs["logs"], state.global_step
@@ -1481,58 +1272,26 @@ class Recorder(Observer):
             logs["phi"] = order_parameter(entropy, self.width).item()
         self.run.append("metrics", {"step": step, **logs})
         facts = [f"{key} {logs[key]:.3f}" for key in SHOWN if logs.get(key) is not None]
-        if self.run.rank == 0:
-            print(f"{self.run.phase} {step}/{state.max_steps} ", *facts, flush=True)
+        self.run.say(f"{self.run.phase} {step}/{state.max_steps} ", *facts)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        asked = torch.tensor(float(self.stop.asked()), device=args.device)
+        self.finished = control.should_training_stop  # by the last step or the gate
+        asked = torch.tensor(float(asked_to_stop(self.run.path)), device=args.device)
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(asked)  # all ranks stop after the same step
         if asked.item():
-            self.asked = control.should_save = True
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        finished = control.should_training_stop  # by the last step or the gate
-        if self.asked and not finished:
-            self.stopped = control.should_training_stop = True
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()
-        if self.run.rank == 0:
-            folder = self.run.checkpoints / f"checkpoint-{state.global_step}"
-            states = {name: item.state_dict() for name, item in self.state.items()}
-            mark = {"step": state.global_step, "finished": finished, **states}
-            write_json(folder / COMPLETE, mark)
-            for old in complete_checkpoints(self.run.checkpoints)[: -self.keep]:
-                (old / COMPLETE).unlink()  # first: a crash must not leave half of one
-                shutil.rmtree(old)
-
-
-@contextlib.contextmanager
-def nothing_half_written(run: RunDir, result: Path) -> Iterator[None]:
-    """After an error, remove what was being written; tell of a full disk plainly."""
-    try:
-        yield
-    except Exception as error:
-        full = "No space left" in str(error) or not shutil.disk_usage(run.path).free
-        for folder in (*run.checkpoints.glob("checkpoint-*"), result):
-            if not (folder / COMPLETE).is_file():
-                shutil.rmtree(folder, ignore_errors=True)
-        if not full:
-            raise
-        raise CarlError(
-            f"no space left for {run.path}",
-            remedy="free some, then run the same command: it goes on where it was",
-            exit_code=4,
-        ) from error
+            control.should_save = control.should_training_stop = True
+        kept = {name: vars(part) for name, part in self.parts.items()}
+        state.stateful_callbacks["carl"] = {"finished": self.finished, "parts": kept}
 
 
 def fit(
     trainer: Any,
-    run: RunDir,
+    run: Run,
     settings: dict[str, Any],
-    state: dict[str, Any],
-    stop: StopRequest,
-    callbacks: Sequence[Any] = (),
+    parts: dict[str, Any],
+    watches: Iterable[Any] = (),
+    trackers: Iterable[Any] = (),
 ) -> bool:
     """Train until the last step, the gate or a request to stop; was it finished?
 
@@ -1540,69 +1299,61 @@ def fit(
     """
     from transformers import PrinterCallback
 
-    recorder = Recorder(run, head_width(trainer.model), state, settings["keep"], stop)
+    recorder = Recorder(run, head_width(trainer.model), parts)
     trainer.remove_callback(PrinterCallback)
-    for callback in (recorder, *callbacks):
+    for callback in (*watches, recorder, *trackers):
         trainer.add_callback(callback)
-    start = run.start()
-    saved = read_json(start / COMPLETE) if start else {"step": 0, "finished": False}
-    run.rewind(saved["step"])
-    if start is not None:
-        for name, item in state.items():
-            item.load_state_dict(saved[name])
-        if run.rank == 0:
-            print(f"{run.phase}: continuing after step {saved['step']}", flush=True)
-    result = run.path / settings["result"]
-    with nothing_half_written(run, result):
-        if saved["finished"]:  # a crash kept the result from being saved
-            trainer._load_from_checkpoint(str(start))
-        else:
-            trainer.train(resume_from_checkpoint=str(start) if start else None)
-        if not recorder.stopped:
-            trainer.save_model(str(result))
-            if run.rank == 0:
-                run.summarise(weights_sha256=weights_sha256(result))
-    return not recorder.stopped
+    with trainer.accelerator.main_process_first():  # it removes what others look at
+        start, state = run.start()
+    saved = state.get("stateful_callbacks", {}).get("carl", {})
+    if start:
+        run.say(f"{run.phase}: continuing after step {state['global_step']}")
+        for name, part in parts.items():
+            vars(part).update(saved["parts"][name])
+    if saved.get("finished"):  # a crash kept the result from being saved
+        trainer._load_from_checkpoint(str(start))
+    else:
+        trainer.train(resume_from_checkpoint=str(start) if start else None)
+        if not trainer.state.global_step:
+            remedy = "add rows, or make the batches smaller"
+            raise UsageError("the rows do not fill one batch", remedy=remedy)
+        if not recorder.finished:
+            return False
+    draft, result = run.checkpoints / "checkpoint-result", run.path / settings["result"]
+    trainer.save_model(str(draft))
+    if run.first:
+        shutil.rmtree(result, ignore_errors=True)
+        draft.replace(result)
+        run.summarise(weights_sha256=weights_sha256(result))
+    return True
 
 
-# ---- carl_runtime_min/tracking.py sha256:371f2f7a11c4 --------------------------------
-class GuardedTracker:
-    """Passes every event to a tracker until it fails once."""
+# ---- carl_runtime_min/tracking.py sha256:69a6db2a88b6 --------------------------------
+class Tracker:
+    """Passes a trainer's events to a tracking service until it fails once."""
 
-    def __init__(self, tracker: Any) -> None:
-        self.tracker = tracker
+    def __init__(self, name: str) -> None:
+        self.name, self.service, self.failed = name, None, False
 
     def __getattr__(self, event: str) -> Any:
-        def call(*args: Any, **kwargs: Any) -> None:
+        def pass_on(*args: Any, **kwargs: Any) -> None:
+            from transformers.integrations import get_reporting_integration_callbacks
+
             try:
-                getattr(self.tracker, event)(*args, **kwargs)
+                os.environ.setdefault("WANDB_PROJECT", args[0].project)
+                if not self.service:
+                    self.service = get_reporting_integration_callbacks([self.name])[0]()
+                getattr(self.service, event)(*args, **kwargs)
             except Exception as error:
-                logging.warning("tracking stopped: %s: %s", type(error).__name__, error)
-                self.tracker = None
+                self.failed = True
+                logging.warning("not tracking with %s: %r", self.name, error)
 
-        return call if self.tracker else lambda *args, **kwargs: None
-
-
-def trackers(names: list[str], run: RunDir) -> list[Any]:
-    """Callbacks for the named services; one that cannot start is left out."""
-    from transformers.integrations import get_reporting_integration_callbacks
-
-    os.environ.setdefault("WANDB_PROJECT", run.path.name)
-    started = []
-    for name in names:
-        try:
-            started += [
-                GuardedTracker(kind())
-                for kind in get_reporting_integration_callbacks([name])
-            ]
-        except Exception as error:
-            logging.warning("not tracking with %s: %s", name, error)
-    return started
+        return (lambda *args, **kwargs: None) if self.failed else pass_on
 
 
-# ---- carl_runtime_min/gate_watch.py sha256:043bd65ee644 ------------------------------
+# ---- carl_runtime_min/gate_watch.py sha256:e5771c93b04f ------------------------------
 class GateWatch(Observer):
-    """One observation per optimizer step, however rarely the run logs.
+    """Shows the gate every optimizer step, however rarely the run logs.
 
     The trainer keeps one value per micro-batch until it logs, which comes after this
     event: the last `gradient_accumulation_steps` values are this step's.
@@ -1611,20 +1362,18 @@ class GateWatch(Observer):
     def __init__(self, trainer: Any, gate: Gate, metric: str, stop: bool) -> None:
         self.trainer, self.gate, self.metric, self.stop = trainer, gate, metric, stop
 
-    def step_mean(self, name: str) -> float | None:
-        count = self.trainer.current_gradient_accumulation_steps
-        values = self.trainer._metrics["train"].get(name, [])[-count:]
-        return sum(values) / len(values) if values else None
-
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        value, entropy = self.step_mean(self.metric), self.step_mean("entropy")
+        kept = self.trainer._metrics["train"]
+        count = self.trainer.current_gradient_accumulation_steps
+        last = [kept.get(name, [])[-count:] for name in (self.metric, "entropy")]
+        value, entropy = (sum(x) / len(x) if x else None for x in last)
         if self.gate.check(value, entropy, state.global_step):
             print(f"gate: fired at step {state.global_step}, {self.metric} {value:.3f}")
             if self.stop:
                 control.should_save = control.should_training_stop = True
 
 
-# ---- carl_runtime_min/grpo.py sha256:105570d73a91 ------------------------------------
+# ---- carl_runtime_min/grpo.py sha256:4cc21ef03468 ------------------------------------
 SAMPLES = 4  # completions recorded at a time
 HOOKS = {
     "_generate": "prompts",
@@ -1638,16 +1387,11 @@ HOOKS = {
 def check_hooks(trainer_class: type) -> None:
     """Stop if TRL's private methods are not the ones this script was written for."""
     for name, expected in HOOKS.items():
-        method = getattr(trainer_class, name, None)
-        found = ", ".join(
-            list(inspect.signature(method).parameters)[1:] if method else []
-        )
-        if not f"{found}, ".startswith(f"{expected}, "):
-            raise CarlError(
-                f"TRL's {trainer_class.__name__}.{name} takes ({found})",
-                remedy="install the TRL version pinned at the top of this script",
-                exit_code=4,
-            )
+        method = getattr(trainer_class, name, lambda: None)
+        found = ", ".join(inspect.signature(method).parameters)
+        if not f"{found}, ".startswith(f"self, {expected}, "):
+            remedy = "install the TRL version pinned at the top of this script"
+            raise CarlError(f"TRL's {name} takes ({found})", remedy=remedy, exit_code=4)
 
 
 class CoherenceReward:
@@ -1672,15 +1416,19 @@ class CoherenceReward:
         for name, values in zip(parts._fields, parts, strict=True):
             given["log_metric"](f"carl/{name}", values.nanmean().item())
         rewards = carl_reward(phi, log_probs, mask, self.weights, joints)  # [B]
-        return [None if reward != reward else reward for reward in rewards.tolist()]
+        return [None if math.isnan(reward) else reward for reward in rewards.tolist()]
 
 
 class SampledGRPO:
-    """Mixin: keeps the sampled tokens, bars infinite rewards, records samples."""
+    """Mixin: keeps what was sampled, bars infinite rewards, records samples."""
 
-    def record_in(self, run: RunDir, every: int) -> None:
+    def record_in(self, run: Run, every: int) -> None:
         """Write samples to `run` at each `every`-th step."""
         self.run, self.samples_every = run, every
+
+    def log_now(self, name: str, value: float | None) -> None:
+        mode = "train" if self.model.training else "eval"
+        self._metrics[mode][name].append(math.nan if value is None else value)
 
     def _generate(self, prompts: list[Any]) -> Any:
         generated = super()._generate(prompts)
@@ -1688,7 +1436,7 @@ class SampledGRPO:
         return generated
 
     @torch.no_grad()
-    def score(self, count: int | None = None) -> list[dict[str, torch.Tensor]]:
+    def score(self, count: int | None = None) -> list[dict[str, Tensor]]:
         """The field of the first `count` completions (None: of all), by one forward.
 
         Dropout is off. Tokens of tools are context: they are scored and left out.
@@ -1696,81 +1444,58 @@ class SampledGRPO:
         prompts = [torch.tensor(row) for row in self.prompt_ids[:count]]
         sampled = [torch.tensor(row).long() for row in self.completion_ids[:count]]
         pad = partial(pad_sequence, batch_first=True, padding_value=-1)
-        ids = torch.cat(
-            [pad(prompts, padding_side="left"), pad(sampled)], 1
-        )  # [B, P+T]
-        ids, length = ids.to(self.accelerator.device), max(map(len, sampled))
-        if not length:
-            return self.policy_rows(torch.zeros(len(ids), 0), torch.zeros(len(ids), 0))
+        ids = torch.cat([pad(prompts, padding_side="left"), pad(sampled)], 1)
+        ids = ids.to(self.accelerator.device)  # [B, P + T]
         training = self.model.training
         self.model.eval()
-        try:
-            log_probs, entropy, _ = self._get_per_token_logps_and_entropies(
-                self.model,
-                ids.clamp(min=0),
-                (ids >= 0).long(),
-                length,
-                batch_size=self.args.per_device_train_batch_size,
-                compute_entropy=True,
-            )
-        finally:
-            self.model.train(training)
-        return self.policy_rows(log_probs, entropy)
+        log_probs, entropy, _ = self._get_per_token_logps_and_entropies(
+            self.model,
+            ids.clamp(min=0),
+            (ids >= 0).long(),
+            max(1, *map(len, sampled)),
+            batch_size=self.args.per_device_train_batch_size,
+            compute_entropy=True,
+        )
+        self.model.train(training)
+        return self.fields(log_probs, entropy)
 
-    def policy_rows(
-        self, log_probs: torch.Tensor, entropy: torch.Tensor
-    ) -> list[dict[str, torch.Tensor]]:
-        """Cut padded scores, [B, T] each, into one field per completion.
-
-        A field is `token_logps`, `token_entropies` and `token_junctions`, each of the
-        length of the policy's own tokens, on the CPU.
-        """
-        fields = []
-        rows = zip(log_probs.float().cpu(), entropy.float().cpu(), strict=True)
-        for i, (row_log_probs, row_entropy) in enumerate(rows):
-            own = (
-                self.tool_mask[i]
-                if self.tool_mask
-                else [1] * len(self.completion_ids[i])
-            )
-            places = torch.tensor(own).nonzero().squeeze(-1)
-            field = {"token_logps": row_log_probs[places]}
-            field["token_entropies"] = row_entropy[places]
+    def fields(self, log_probs: Tensor, entropy: Tensor) -> list[dict[str, Tensor]]:
+        """Cut padded scores, [B, T] each, to the policy's tokens of each completion."""
+        own = self.tool_mask or [[1] * len(row) for row in self.completion_ids]
+        cut = []
+        for i, row in enumerate(torch.stack([log_probs, entropy], 1).float().cpu()):
+            places = torch.tensor(own[i]).nonzero().squeeze(-1)
+            field = {"token_logps": row[0, places], "token_entropies": row[1, places]}
             field["token_junctions"] = places.diff(prepend=places[:1] - 1) != 1
-            fields.append(field)
-        return fields
+            cut.append(field)
+        return cut
 
-    def _calculate_rewards(self, inputs: Any, *batch: Any) -> torch.Tensor:
-        rewards: torch.Tensor = super()._calculate_rewards(inputs, *batch)  # [B, F]
+    def _calculate_rewards(self, inputs: Any, *batch: Any) -> Tensor:
+        rewards: Tensor = super()._calculate_rewards(inputs, *batch)  # [global B, F]
         broken = rewards.isinf()
         self.log_now("rewards/infinite", broken.any(1).sum().item())
-        rewards[broken] = torch.nan
+        rewards[broken] = math.nan
         self.completions, self.rewards = batch[1], rewards
         return rewards
 
-    def log_now(self, name: str, value: float) -> None:
-        mode = "train" if self.model.training else "eval"
-        self._metrics[mode][name].append(value)
-
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
-        batch, step = (
-            super()._generate_and_score_completions(inputs),
-            self.state.global_step,
-        )
-        if step % self.samples_every == 0:
-            first = self.accelerator.process_index * len(inputs)
-            for i, field in enumerate(self.score(SAMPLES)):
-                rewards = self.rewards[first + i].tolist()
-                entropy, width = field["token_entropies"], head_width(self.model)
-                sample = {"step": step + 1, "prompt": inputs[i]["prompt"]}
-                sample["completion"] = self.completions[i]
-                sample["token_ids"] = self.completion_ids[i]
-                sample["rewards"] = dict(
-                    zip(self.reward_func_names, rewards, strict=True)
-                )
-                sample["phi"] = order_parameter(entropy, width).tolist()
-                sample["p"] = field["token_logps"].exp().tolist()
-                self.run.append("samples", sample)
+        step = self.state.global_step
+        batch = super()._generate_and_score_completions(inputs)
+        first = self.accelerator.process_index * len(inputs)
+        due = step % self.samples_every == 0
+        for i, field in enumerate(self.score(SAMPLES) if due else ()):
+            phi = order_parameter(field["token_entropies"], head_width(self.model))
+            rewards = self.rewards[first + i].tolist()
+            sample = {
+                "step": step + 1,
+                "prompt": inputs[i]["prompt"],
+                "completion": self.completions[i],
+                "token_ids": self.completion_ids[i],
+                "rewards": dict(zip(self.reward_func_names, rewards, strict=True)),
+                "phi": phi.tolist(),
+                "p": field["token_logps"].exp().tolist(),
+            }
+            self.run.append("samples", sample)
         return batch
 
 
@@ -1783,106 +1508,98 @@ class CoherentGRPO(SampledGRPO):
     cascade: Cascade
     tie_weight: float
 
-    def _calculate_rewards(self, inputs: Any, *batch: Any) -> torch.Tensor:
-        step, weights = self.state.global_step, self.reward_weights
-        self.cascade.begin(step)
-        if self.cascade.stage == "B":
-            weights[-1] = self.cascade.weight(step)
-            fields = zip(inputs, self.batch_field(), strict=True)
-            inputs = [{**row, **field} for row, field in fields]
+    def _calculate_rewards(self, inputs: Any, *batch: Any) -> Tensor:
+        cascade, step = self.cascade, self.state.global_step
+        cascade.begin(step)
+        if cascade.stage == "B":
+            self.reward_weights[-1] = cascade.weight(step)
+            rows = zip(inputs, self.batch_field(), strict=True)
+            inputs = [{**row, **field} for row, field in rows]
         rewards = super()._calculate_rewards(inputs, *batch)
-        tasks, unscored = rewards[:, :-1], rewards[:, :-1].isnan().all(1)
-        total = (tasks * weights[:-1].to(tasks.device)).nansum(1)  # [global B]
-        metric = total.masked_fill(unscored, torch.nan).nanmean().item()
-        if self.cascade.stage == "B":
+        tasks = rewards[:, :-1] * self.reward_weights[:-1].to(rewards.device)
+        unscored = tasks.isnan().all(1)  # [global B]
+        total = tasks.nansum(1).masked_fill(unscored, math.nan)
+        metric = total.nanmean().item()
+        if cascade.stage == "B":
             unscored |= rewards[:, -1].isnan()
-            rewards[unscored] = torch.nan
-        self.task_total = total.masked_fill(unscored, torch.nan)
-        self.cascade.observe(metric, step)
+            rewards[unscored] = math.nan
+        cascade.observe(metric, step)
+        apart = self.multi_objective_aggregation == "normalize_then_sum"
+        compared = tasks if apart else total[:, None]  # [global B, F - 1 or 1]
+        self.compared = compared.masked_fill(unscored[:, None], math.nan)
         self.log_now("rewards/unscored", unscored.sum().item())
         self.log_now("cascade/metric", metric)
-        threshold, opened = self.cascade.threshold, self.cascade.opened_at
-        self.log_now("cascade/threshold", torch.nan if threshold is None else threshold)
-        self.log_now("cascade/opened_at", torch.nan if opened is None else opened)
-        self.log_now("carl/stage", float(self.cascade.stage == "B"))
-        self.log_now("carl/weight", self.cascade.weight(step))
+        self.log_now("cascade/threshold", cascade.threshold)
+        self.log_now("cascade/opened_at", cascade.opened_at)
+        self.log_now("carl/stage", float(cascade.stage == "B"))
+        self.log_now("carl/weight", cascade.weight(step))
         return rewards
 
-    def batch_field(self) -> list[dict[str, torch.Tensor]]:
+    def batch_field(self) -> list[dict[str, Tensor]]:
         """The field of every completion of this batch, on this rank."""
         fields = self.score()
         ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
         if self.mask_truncated_completions:  # those have no say, thus no field
             for tokens, field in zip(self.completion_ids, fields, strict=True):
                 if tokens[-1] not in ends:
-                    field["token_entropies"].fill_(torch.nan)
+                    field["token_entropies"].fill_(math.nan)
         return fields
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
         batch = super()._generate_and_score_completions(inputs)
-        ties = self.scale_rewards == "group"
-        ties |= self.multi_objective_aggregation == "normalize_then_sum"
-        if ties and self.cascade.stage == "B":
-            ramp = (
-                self.cascade.weight(self.state.global_step) / self.cascade.carl_weight
-            )
-            every = torch.ones_like(self.task_total)  # [global B]
-            scale = damp_ties(
-                every, self.task_total, self.num_generations, ramp * self.tie_weight
-            )
+        cascade, compared = self.cascade, self.compared
+        apart = self.multi_objective_aggregation == "normalize_then_sum"
+        if cascade.stage == "B" and (apart or self.scale_rewards == "group"):
+            ramp = cascade.weight(self.state.global_step) / cascade.carl_weight
+            every = torch.ones(len(compared), device=compared.device)
+            factor = ramp * self.tie_weight
+            scale = damp_ties(every, compared, self.num_generations, factor)
             first = self.accelerator.process_index * len(inputs)
             batch["advantages"] *= scale[first : first + len(inputs)]
         return batch
 
 
-# ---- carl_runtime_min/evaluation.py sha256:f5cf5028342e ------------------------------
-UNDECIDED = "INCONCLUSIVE"
-
-
+# ---- carl_runtime_min/evaluation.py sha256:51a172a1c065 ------------------------------
 @torch.no_grad()
 def sample_answers(
     model: Any,
     tokenizer: Any,
-    rows: Any,
+    prompts: list[Any],
     settings: dict[str, Any],
-    seed: int,
-    stop: StopRequest | None = None,
+    run: Run | None = None,
 ) -> list[dict[str, Any]]:
-    """One completion per row: its `text`, its `token_ids` and `phi`, their mean Φ.
+    """One completion per prompt: its `text`, its `token_ids`, their mean Φ as `phi`.
 
     At temperature 0 the likeliest tokens are taken, and Φ is measured at temperature 1.
     """
     from transformers import GenerationConfig
 
-    torch.manual_seed(seed)
     model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     tau, size, answers = settings["temperature"], settings["batch_size"], []
     own = model.generation_config.eos_token_id
-    ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
+    ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
     warm = {"temperature": tau, "top_k": 0, "top_p": 1.0} if tau > 0 else {}
     model.generation_config = GenerationConfig(  # as in training: the policy, no more
         max_new_tokens=settings["max_new_tokens"],
         do_sample=tau > 0,
-        eos_token_id=list(ends - {None}),
+        eos_token_id=list(ends),
         pad_token_id=tokenizer.pad_token_id,
         **warm,
     )
-    for start in range(0, len(rows), size):
-        if stop and stop.asked():
+    for start in range(0, len(prompts), size):
+        if run and asked_to_stop(run.path):
             raise CarlError("asked to stop", remedy="run it again", exit_code=85)
-        prompts = rows[start : start + size]["prompt"]
-        chat = not isinstance(prompts[0], str)
+        texts = prompts[start : start + size]
+        chat = not isinstance(texts[0], str)
         if chat:
-            prompts = tokenizer.apply_chat_template(
-                prompts, add_generation_prompt=True, tokenize=False
-            )
+            render = tokenizer.apply_chat_template
+            texts = render(texts, add_generation_prompt=True, tokenize=False)
         tokenizer.padding_side = "left"
         batch = tokenizer(
-            prompts, return_tensors="pt", padding=True, add_special_tokens=not chat
+            texts, return_tensors="pt", padding=True, add_special_tokens=not chat
         ).to(model.device)
-        width = batch["input_ids"].shape[1]  # P
         out = model.generate(**batch)  # [B, P + T]
-        sampled = out[:, width:]
+        sampled = out[:, batch["input_ids"].shape[1] :]  # [B, T]
         mask = torch.cat([batch["attention_mask"], torch.ones_like(sampled)], 1)
         keep = sampled.shape[1] + 1
         logits = model(out, attention_mask=mask, logits_to_keep=keep).logits[:, :-1]
@@ -1901,21 +1618,16 @@ def item_scores(
     answers: list[dict[str, Any]], rows: Any, rewards: list[Any], weights: list[float]
 ) -> list[float]:
     """Each answer's weighted mean task reward; what cannot be scored counts as 0."""
-    columns = {name: rows[name][:] for name in rows.column_names if name != "prompt"}
-    columns["prompts"] = rows["prompt"][:]
-    columns["completions"] = [
-        (
-            item["text"]
-            if isinstance(prompt, str)
-            else [{"role": "assistant", "content": item["text"]}]
-        )
-        for item, prompt in zip(answers, columns["prompts"], strict=True)
-    ]
-    columns["completion_ids"] = [item["token_ids"] for item in answers]
-    scores = zip(*(reward(**columns) for reward in rewards), strict=True)
+    columns = {name: rows[name][:] for name in rows.column_names}
+    columns["prompts"] = prompts = columns.pop("prompt")
+    columns["completion_ids"] = [answer["token_ids"] for answer in answers]
+    texts = [answer["text"] for answer in answers]
+    if not isinstance(prompts[0], str):
+        texts = [[{"role": "assistant", "content": text}] for text in texts]
+    found = [reward(completions=texts, **columns) for reward in rewards]
     return [
         sum(w * (x or 0.0) for w, x in zip(weights, row, strict=True)) / sum(weights)
-        for row in scores
+        for row in zip(*found, strict=True)
     ]
 
 
@@ -1927,21 +1639,19 @@ def paired_verdict(
     Exact one-sided McNemar tests at level alpha; beside them the bootstrap interval of
     the gain.
     """
-    alpha, n = settings["alpha"], len(before)
-    pairs = [
-        (old >= settings["item_pass"], new >= settings["item_pass"])
-        for old, new in zip(before, after, strict=True)
-    ]
+    alpha, least, n = settings["alpha"], settings["item_pass"], len(before)
+    old, new = ([score >= least for score in scores] for scores in (before, after))
+    pairs = list(zip(old, new, strict=True))
     gained, lost = pairs.count((False, True)), pairs.count((True, False))
-    better, worse = mcnemar(gained, lost)[0], mcnemar(lost, gained)[0]
+    better, worse = mcnemar(gained, lost) < alpha, mcnemar(lost, gained) < alpha
     return {
-        "verdict": "PASS" if better < alpha else "FAIL" if worse < alpha else UNDECIDED,
+        "verdict": "PASS" if better else "FAIL" if worse else "INCONCLUSIVE",
         "items": n,
-        "before": sum(old for old, _ in pairs) / n,
-        "after": sum(new for _, new in pairs) / n,
+        "before": sum(old) / n,
+        "after": sum(new) / n,
         "gained": gained,
         "lost": lost,
-        "p_value": better,
+        "p_value": mcnemar(gained, lost),
         "gain_interval": paired_bootstrap(before, after, alpha, seed),
     }
 
@@ -1962,14 +1672,15 @@ def rate_verdict(scores: list[float], settings: dict[str, Any]) -> dict[str, Any
 def both_verdicts(paired: dict[str, Any], rate: dict[str, Any]) -> dict[str, Any]:
     """PASS only if both pass, FAIL if one fails."""
     either = {paired["verdict"], rate["verdict"]}
-    worst = next(v for v in ("FAIL", UNDECIDED, "PASS") if v in either)
+    worst = next(v for v in ("FAIL", "INCONCLUSIVE", "PASS") if v in either)
     return {**paired, **rate, "verdict": worst}
 
 
-# ---- carl_runtime_min/summary.py sha256:c6fa6cfcb503 ---------------------------------
+# ---- carl_runtime_min/summary.py sha256:698a6b74fcab ---------------------------------
 BLOCKS = " ▁▂▃▄▅▆▇█"
 CURVES = {
     "mean_token_accuracy": "token accuracy",
+    "cascade/metric": "task reward",
     "reward": "reward",
     "phi": "Φ",
     "carl/weight": "weight of CARL",
@@ -1981,46 +1692,44 @@ def plot(values: Sequence[float], width: int = 60, height: int = 4) -> list[str]
     n, columns = len(values), min(width, len(values))
     groups = [values[i * n // columns : (i + 1) * n // columns] for i in range(columns)]
     means = [sum(group) / len(group) for group in groups]
-    low, top = min(means), 8 * height - 1
-    scale = top / ((max(means) - low) or 1.0)
-    levels = [1 + round((mean - low) * scale) for mean in means]
+    scale = (8 * height - 1) / ((max(means) - min(means)) or 1.0)
+    levels = [1 + round((mean - min(means)) * scale) for mean in means]
     return [
         "".join(BLOCKS[max(0, min(8, level - base))] for level in levels)
         for base in range(8 * (height - 1), -1, -8)
     ]
 
 
-def show_run(run: RunDir, report: dict[str, Any]) -> None:
+def show_run(run: Run) -> None:
     """The whole run on one screen: curves, gate, cascade and verdict."""
-    records, summary = run.records("metrics"), read_json(run.path / "summary.json")
+    records = run.records("metrics")
     for phase in dict.fromkeys(record["phase"] for record in records):
+        rows = [record for record in records if record["phase"] == phase]
         for metric, title in CURVES.items():
-            rows = [record for record in records if record["phase"] == phase]
             values = [row[metric] for row in rows if row.get(metric) is not None]
             if values:
                 print(f"\n{phase}: {title} from {values[0]:.3f} to {values[-1]:.3f}")
                 print(*(f"  │{line}" for line in plot(values)), sep="\n")
                 print(f"  └ steps {rows[0]['step']} to {rows[-1]['step']},", end=" ")
                 print(f"lowest {min(values):.3f}, highest {max(values):.3f}")
-    for name, value in {**(summary or {}), **report}.items():
-        if name != "evaluation":
-            print(f"{name}: {value}")
+    summary = read_json(run.path / "summary.json")
+    evaluation = summary.pop("evaluation", {})
+    for name, value in {**summary, **evaluation}.items():
+        print(f"{name}: {value}")
 
 
-# ---- carl_runtime_min/push.py sha256:400aa5111cda ------------------------------------
-def push_result(run: RunDir, settings: dict[str, Any]) -> int:
+# ---- carl_runtime_min/push.py sha256:7b3c93651d3e ------------------------------------
+def push_result(run: Run, settings: dict[str, Any]) -> int:
     """Upload the model folder; credentials come from the environment or the keyring."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
-    hub, name, own = HfApi(), settings["repo"], ["training_args.bin", "ref/*"]
+    hub, name, model = HfApi(), settings["repo"], run.path / "model"
+    record, own = run.path / "run.json", ["training_args.bin", "ref/*"]
     try:
         repo = hub.create_repo(name, private=settings["private"], exist_ok=True).repo_id
-        hub.upload_folder(
-            repo_id=repo, folder_path=run.path / "model", ignore_patterns=own
-        )
-        record = run.path / "run.json"
-        hub.upload_file(repo_id=repo, path_in_repo="run.json", path_or_fileobj=record)
+        hub.upload_folder(repo_id=repo, folder_path=model, ignore_patterns=own)
+        hub.upload_file(repo_id=repo, path_in_repo=record.name, path_or_fileobj=record)
     except HfHubHTTPError as error:
         remedy = "check HF_TOKEN and the name, then run it again: only the push is left"
         raise CarlError(f"push: {error}", remedy=remedy, exit_code=5) from error
@@ -2028,109 +1737,116 @@ def push_result(run: RunDir, settings: dict[str, Any]) -> int:
     return 0
 
 
-# ---- carl_runtime_min/selftest.py sha256:0cfbad57a4c1 --------------------------------
+# ---- carl_runtime_min/selftest.py sha256:eb1b5d405627 --------------------------------
 TOLERANCE = 1e-5
 
 
-def phi_again(vectors: dict[str, Any]) -> dict[str, torch.Tensor]:
-    entropy = torch.tensor(vectors["entropy"])  # [B, T]
-    return {"phi": order_parameter(entropy, vectors["vocab_size"])}
-
-
-def reward_again(vectors: dict[str, Any]) -> dict[str, torch.Tensor]:
-    log_probs, mask = torch.tensor(vectors["log_probs"]), torch.tensor(vectors["mask"])
-    phi = phi_again(vectors)["phi"]  # [B, T]
-    return {"reward": carl_reward(phi, log_probs, mask)}
-
-
-def field_again(vectors: dict[str, Any]) -> dict[str, torch.Tensor]:
-    logits = torch.tensor(vectors["logits"])  # [B, T, V]
-    entropy, log_probs = token_field(logits, torch.tensor(vectors["token_ids"]))
-    return {"entropy": entropy, "log_probs": log_probs}
-
-
-def self_test(vectors: dict[str, Any], found: dict[str, torch.Tensor]) -> int:
-    """Compare with the reference vectors; print how far off, return 0 or 1."""
-    errors = {}
+def compare(found: dict[str, Tensor], vectors: dict[str, Tensor]) -> int:
+    """Print how far `found` is from the vectors; return 0, or 1 if that is too far."""
+    good = True
     for name, values in found.items():
-        expected = torch.tensor(vectors[name], dtype=torch.float64)
-        errors[name] = (values.double() - expected).abs().max().item()
-        print(f"self-test: {name} differs by at most {errors[name]:.1e}")
-    good = all(error <= TOLERANCE for error in errors.values())
+        error = (values - vectors[name]).abs().max().item()
+        print(f"self-test: {name} is off by at most {error:.1e}")
+        good &= error <= TOLERANCE
     print(f"self-test: {'OK' if good else 'FAILED'}, the bound is {TOLERANCE:.0e}")
     return 0 if good else 1
 
 
-# ---- carl_runtime_min/dryrun.py sha256:b71e8e2232ae ----------------------------------
-def show_plan(config: dict[str, Any]) -> None:
-    """Print the settings, without the reference vectors and the spec."""
-    plan = {k: v for k, v in config.items() if k not in ("self_test", "spec")}
-    print(json.dumps(plan, indent=2, ensure_ascii=False))
-
-
-def show_row(tokenizer: Any, row: dict[str, Any]) -> None:
-    """Print one row as the model sees it, the tokens that it learns in ⟦ ⟧.
+# ---- carl_runtime_min/dryrun.py sha256:67f94adb59ca ----------------------------------
+def show_row(tokenizer: Any, row: dict[str, Any], answers_only: bool = False) -> None:
+    """Print a row as the model sees it, the tokens that it learns in ⟦ ⟧.
 
     Warns when no end-of-sequence token is among them: such a model never stops.
     """
-    prompt, learned = row.get("prompt", []), row.get("completion") or row.get(
-        "messages"
-    )
+    prompt, learned = row.get("prompt"), row.get("completion") or row.get("messages")
+    render = partial(tokenizer.apply_chat_template, return_dict=True)
+    if answers_only:  # TRL has templates that mark the answers, for those that do not
+        from trl import chat_template_utils as trl
+
+        if not trl.has_generation_markers(tokenizer.chat_template):
+            marked = trl.get_training_chat_template(tokenizer)
+            render = partial(render, chat_template=marked)
     if isinstance(prompt, str):
         start = len(tokenizer(prompt)["input_ids"])
         ids = tokenizer(prompt + (learned or ""))["input_ids"]
         ids += [tokenizer.eos_token_id] * bool(learned)  # TRL appends it to plain text
     else:
-        render = partial(tokenizer.apply_chat_template, return_dict=False)
-        shown = render(prompt, add_generation_prompt=True) if prompt else []
-        start, ids = len(shown), render(prompt + learned) if learned else shown
-    seen, new = tokenizer.decode(ids[:start]), tokenizer.decode(ids[start:])
-    print(f"\none row, {len(ids)} tokens:\n{seen}⟦{new}⟧" if learned else f"\n{seen}")
-    if learned and tokenizer.eos_token_id not in ids[start:]:
-        print(f"warning: a turn ends without {tokenizer.eos_token!r}: what is trained")
-        print("  may never stop; check the chat template and the end-of-sequence token")
+        asked = (
+            render(prompt, add_generation_prompt=True)["input_ids"] if prompt else []
+        )
+        start, whole = len(asked), (prompt or []) + (learned or [])
+        ids = render(whole)["input_ids"] if learned else asked
+    mask = [place >= start for place in range(len(ids))]
+    if answers_only:
+        mask = render(whole, return_assistant_tokens_mask=True)["assistant_masks"]
+    print(f"\none row, {len(ids)} tokens:")
+    for learns, places in groupby(range(len(ids)), key=lambda place: bool(mask[place])):
+        text = tokenizer.decode([ids[place] for place in places])
+        print(f"⟦{text}⟧" if learns else text, end="")
+    print()
+    own = [token for token, learns in zip(ids, mask, strict=True) if learns]
+    if learned and tokenizer.eos_token_id not in own:
+        print(f"warning: no turn ends with {tokenizer.eos_token!r}, so the model may")
+        print("  never stop; check the chat template and the end-of-sequence token")
 
 
-# ---- carl_runtime_min/entry.py sha256:2228751b9a57 -----------------------------------
-SETTINGS = {
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1",
-    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-}
-LIBRARIES = {"torch", "transformers", "trl", "peft", "accelerate", "datasets"}
+# ---- carl_runtime_min/entry.py sha256:7271a5f812da -----------------------------------
+UNSET = "correct the name, grant the access or free the space"
 
 
-def parse_arguments(
-    description: str | None, run_dir: str, phases: list[str]
-) -> argparse.Namespace:
-    """The command line of a script; it also keeps libraries from reporting home."""
-    os.environ.update(SETTINGS)
-    as_written = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=as_written
-    )
-    parser.add_argument("--run-dir", type=Path, default=Path(run_dir))
-    parser.add_argument("--resume", default="auto", help="auto, never, or a checkpoint")
-    parser.add_argument("--accept", action="append", default=[], metavar="PHASE")
-    parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("--self-test", action="store_true")
-    parser.add_argument("--phase", choices=phases, help="run it alone, in this process")
+def parse_arguments(description: str | None, run_dir: str) -> argparse.Namespace:
+    """The command line of a script."""
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=description, formatter_class=shape)
+    option = parser.add_argument
+    option("--run-dir", type=Path, default=Path(run_dir))
+    option("--resume", default="auto", help="auto, never, or a checkpoint")
+    option("--accept", action="append", default=[], metavar="PHASE")
+    option("--dry-run", action="store_true")
+    option("--self-test", action="store_true")
+    option("--phase", help=argparse.SUPPRESS)  # what a supervisor asks of its child
     return parser.parse_args()
 
 
-def identity(config: dict[str, Any]) -> dict[str, Any]:
+def identity(config: dict[str, Any], phases: list[str]) -> dict[str, Any]:
     """What must be the same when a run continues, the most telling first."""
-    blocks = [config[phase] for phase in ("sft", "grpo", "eval") if phase in config]
-    sources = [block["data"] for block in blocks]
-    files = {one["id"]: Path(one["id"]) for one in sources if Path(one["id"]).is_file()}
+    data = [config[phase]["data"] for phase in phases if "data" in config[phase]]
+    files = {one["id"] for one in data if Path(one["id"]).is_file()}
     spec = json.dumps(config["spec"], sort_keys=True, separators=(",", ":"))
     return {
         "world_size": max(1, torch.cuda.device_count()),
-        "data_revision": [one["revision"] for one in sources],
-        "data_sha256": {name: file_sha256(path) for name, path in files.items()},
+        "data_revision": [one["revision"] for one in data],
+        "data_sha256": {name: sha256(Path(name)) for name in sorted(files)},
         "spec_sha256": hashlib.sha256(spec.encode()).hexdigest(),
-        "script_sha256": file_sha256(Path(sys.argv[0])),
+        "script_sha256": sha256(Path(sys.argv[0])),
     }
+
+
+def claim(path: Path, facts: dict[str, Any], resume: str) -> int:
+    """Lock the run directory, until the last process with the returned descriptor ends.
+
+    UsageError: another process has it, or it belongs to a run that is not this one.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    lock, remedy = os.open(path / ".lock", os.O_RDWR | os.O_CREAT), "use --run-dir DIR"
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UsageError(f"a process is running in {path}", remedy=remedy) from error
+    recorded, chosen = read_json(path / "run.json"), Path(resume).resolve()
+    if recorded and resume == "never":
+        raise UsageError(f"{path} holds a run already", remedy=remedy)
+    for key, now in facts.items():
+        if recorded.get(key, now) != now:
+            then = f"{path} was started with {key} {recorded[key]}"
+            raise UsageError(f"{then}, this run has {now}", remedy=remedy)
+    phase = chosen.parent.name
+    whole = chosen in checkpoints(path / "checkpoints" / phase)
+    useful = whole and phase not in read_json(path / "phases.json")
+    if resume not in ("auto", "never") and not useful:
+        remedy = f"choose a whole one, of a phase not done, in {path}/checkpoints"
+        raise UsageError(f"{resume} is no checkpoint to go on from", remedy=remedy)
+    return lock
 
 
 def lead(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) -> int:
@@ -2138,113 +1854,108 @@ def lead(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) ->
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         remedy = "start it with plain python: it starts torchrun on all visible GPUs"
         raise UsageError("this script was started by a launcher", remedy=remedy)
-    path, record, cuda = args.run_dir.resolve(), identity(config), torch.cuda
-    lock = claim(path, record, args.resume)
-    gpu = cuda.is_available() and cuda.get_device_name()
-    record["hardware"] = gpu or f"{platform.machine()}, {os.cpu_count()} cores"
-    record["versions"] = {
-        one.name: one.version for one in distributions() if one.name in LIBRARIES
+    path, facts = args.run_dir.resolve(), identity(config, phases)
+    lock, cuda = claim(path, facts, args.resume), torch.cuda
+    gpu = cuda.get_device_name() if cuda.is_available() else None
+    surroundings = {
+        "seed": config["seed"],
+        "hardware": gpu or f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": {one.name: one.version for one in distributions()},
+        "resume": "exact between generations on one CPU machine, else approximate",
     }
-    record["resume"] = "exact between generations on one CPU machine, else approximate"
-    write_json(path / "run.json", {**record, "seed": config["seed"]})
+    write_json(path / "run.json", {**facts, **surroundings})
+    done, stop = read_json(path / "phases.json"), path / "stop"
+    stop.unlink(missing_ok=True)
     for phase in phases:
-        code = (read_json(path / "phases.json") or {}).get(phase)
+        code = done.get(phase)
         if code is None:
-            processes = 1 if phase in ("eval", "push") else record["world_size"]
+            if stop.exists():
+                return 85
+            processes = 1 if phase in ("eval", "push") else facts["world_size"]
             code = supervise([*sys.argv, "--phase", phase], path, lock, processes)
+        if code in (0, 1, 3):  # done, or a verdict: it is not run again
+            write_json(path / "phases.json", done := {**done, phase: code})
         if code != 0 and not (code in (1, 3) and phase in args.accept):
             print(f"{phase}: ended with code {code}", file=sys.stderr)
-            return code
+            return int(code)
     return 0
 
 
-def work(args: argparse.Namespace, phase: Callable[[RunDir, StopRequest], int]) -> int:
+def work(args: argparse.Namespace, phase: Callable[[Run], int]) -> int:
     """Run one phase in this process; leave its exit code in the run directory."""
-    warnings.simplefilter("ignore", FutureWarning)  # of libraries that are pinned here
-    rank, path = int(os.environ.get("RANK", 0)), args.run_dir.resolve()
-    run, stop = RunDir(path, args.phase, rank, args.resume), StopRequest()
-    code = guarded(lambda: phase(run, stop))
-    return guarded(lambda: leave(run, code))
-
-
-def leave(run: RunDir, code: int) -> int:
-    """Record how a phase ended; what is done or has a verdict is not run again."""
-    if run.rank == 0:
-        phases = read_json(run.path / "phases.json") or {}
-        if code in (0, 1, 3):
-            write_json(run.path / "phases.json", {**phases, run.phase: code})
-        write_json(run.path / "exit.json", {"code": code, "phase": run.phase})
+    accept_signals()
+    run = Run(args.run_dir.resolve(), args.phase, args.resume)
+    code = guarded(lambda: phase(run), run.path)
+    if run.first:
+        run.clean(checkpoints(run.checkpoints))
+        with contextlib.suppress(OSError):  # a full disk: then it is the exit status
+            write_json(run.path / "exit.json", {"code": code, "phase": run.phase})
     # torchrun would end rank 0, which may still write, if another rank seemed to fail
-    return 0 if run.rank and code in (1, 3, 85) else code
+    return code if run.first or code not in (1, 3, 85) else 0
 
 
-def guarded(action: Callable[[], int]) -> int:
+def guarded(action: Callable[[], int], path: Path) -> int:
     """Run `action`; turn an error made for people into its message and exit code."""
     try:
         return action()
-    except (CarlError, OSError) as error:
-        remedy = getattr(
-            error, "remedy", "correct the name, grant the access or free the space"
-        )
-        print(f"error: {error}", f"  fix: {remedy}", sep="\n", file=sys.stderr)
-        return getattr(error, "exit_code", 4)
-    except Exception:
-        traceback.print_exc()
-        return 70
+    except Exception as caught:
+        error: Exception = caught
+        disk = shutil.disk_usage(path if path.exists() else ".")
+        if "No space left" in str(error) or not disk.free:
+            remedy = "free some, then run the same command: it goes on where it was"
+            error = CarlError(f"no space left for {path}", remedy=remedy, exit_code=4)
+        expected = isinstance(error, CarlError | OSError)
+        remedy = getattr(error, "remedy", UNSET)
+        with contextlib.suppress(OSError):  # where stderr is a file on a full disk
+            if expected:
+                print(f"error: {error}", f"  fix: {remedy}", sep="\n", file=sys.stderr)
+            else:
+                traceback.print_exc()
+        return getattr(error, "exit_code", 4 if expected else 70)
 
 
-# ---- wiring sha256:344182a359a2 ------------------------------------------------------
-def make_tokenizer() -> Any:
-    """The tokenizer of the run."""
-    return load_tokenizer(CONFIG["model"])
-
-
-def first_policy(tokenizer: Any) -> Any:
-    """The model as the run finds it, with fresh adapters."""
-    torch.manual_seed(CONFIG["seed"])
-    return add_adapter(load_model(CONFIG["model"]), CONFIG["lora"])
-
-
-def trained_policy(tokenizer: Any, result: Path) -> Any:
+# ---- wiring sha256:66aac7636dd4 ------------------------------------------------------
+def trained_model(tokenizer: Any, result: Path) -> Any:
     """The model as an earlier phase saved it."""
     return load_adapter(load_model(CONFIG["model"]), result)
 
 
 def sft_data(tokenizer: Any) -> Any:
-    """The rows of the SFT phase."""
     settings = CONFIG["sft"]
     rows = hub_rows(settings["data"])
     return sft_rows(rows, settings["data"], tokenizer)
 
 
-def sft(run: RunDir, stop: StopRequest) -> int:
+def sft(run: Run) -> int:
     """Learn by example until the gate fires or the steps are used up."""
     from trl import SFTConfig, SFTTrainer
 
-    settings, tokenizer = CONFIG["sft"], make_tokenizer()
+    settings, tokenizer = CONFIG["sft"], load_tokenizer(CONFIG["model"])
+    torch.manual_seed(CONFIG["seed"])
+    model = load_model(CONFIG["model"])
+    model = add_adapter(model, lora_targets(model), CONFIG["lora"])
     trainer = SFTTrainer(
-        first_policy(tokenizer),
+        model,
         args=SFTConfig(**training_arguments(run, settings)),
         train_dataset=sft_data(tokenizer),
         processing_class=tokenizer,
     )
     gate = PhaseTransitionGate(**settings["gate"])
-    watch = GateWatch(trainer, gate, settings["metric"], settings["stop"])
-    callbacks = [watch, *trackers(settings["report_to"], run)]
-    if not fit(trainer, run, settings, {"gate": gate}, stop, callbacks):
+    watches = [GateWatch(trainer, gate, settings["metric"], settings["stop"])]
+    trackers = map(Tracker, settings["report_to"])
+    if not fit(trainer, run, settings, {"gate": gate}, watches, trackers):
         return 85
     run.summarise(gate_step=gate.step, gate_peak_entropy=gate.peak_entropy)
     if not gate.fired:
-        print("gate: not fired; to go on all the same: python train.py --accept sft")
+        run.say("gate: not fired; to go on all the same: python train.py --accept sft")
         return 1
     return 0
 
 
 def grpo_data(tokenizer: Any) -> Any:
-    """The rows of the GRPO phase."""
     settings = CONFIG["grpo"]
     rows = hub_rows(settings["data"])
-    rows = prepared(rows, settings["data"], ["prompt"], tokenizer)
+    rows = prepared(rows, settings["data"], tokenizer)
     return fitting(rows, tokenizer, settings["longest_prompt"])
 
 
@@ -2256,15 +1967,15 @@ def task_rewards(settings: list[dict[str, Any]]) -> list[Any]:
     return [makers[item["name"]](item) for item in settings]
 
 
-def grpo(run: RunDir, stop: StopRequest) -> int:
+def grpo(run: Run) -> int:
     """Reinforce what the rewards prefer; the cascade decides when CARL joins."""
     from trl import GRPOConfig, GRPOTrainer
 
     class Trainer(CoherentGRPO, GRPOTrainer): ...
 
     check_hooks(GRPOTrainer)
-    settings, tokenizer = CONFIG["grpo"], make_tokenizer()
-    model = trained_policy(tokenizer, run.path / CONFIG["sft"]["result"])
+    settings, tokenizer = CONFIG["grpo"], load_tokenizer(CONFIG["model"])
+    model = trained_model(tokenizer, run.path / CONFIG["sft"]["result"])
     rewards = task_rewards(settings["rewards"])
     rewards.append(CoherenceReward(head_width(model), settings["carl"]["weights"]))
     trainer = Trainer(
@@ -2274,65 +1985,75 @@ def grpo(run: RunDir, stop: StopRequest) -> int:
         train_dataset=grpo_data(tokenizer),
         processing_class=tokenizer,
     )
+    trainer.record_in(run, settings["samples_every"])
     trainer.cascade = cascade = Cascade(**settings["cascade"])
     trainer.tie_weight = settings["carl"]["tie_weight"]
-    trainer.record_in(run, settings["samples_every"])
-    state = {"cascade": cascade}
-    callbacks = trackers(settings["report_to"], run)
-    if not fit(trainer, run, settings, state, stop, callbacks):
+    trackers = map(Tracker, settings["report_to"])
+    if not fit(trainer, run, settings, {"cascade": cascade}, trackers=trackers):
         return 85
     run.summarise(cascade_step=cascade.opened_at, stage=cascade.stage)
     if cascade.stage == "A":
-        print("cascade: never opened; the run trained on the task rewards alone")
+        run.say("cascade: never opened; the run trained on the task rewards alone")
     return 0
 
 
-def evaluate(run: RunDir, stop: StopRequest) -> int:
+def evaluate(run: Run) -> int:
     """Answer held-out items before and after GRPO; the scores decide the verdict."""
-    settings, tokenizer = CONFIG["eval"], make_tokenizer()
+    settings, tokenizer = CONFIG["eval"], load_tokenizer(CONFIG["model"])
     rows = hub_rows(settings["data"])
-    rows = prepared(rows, settings["data"], ["prompt"], tokenizer)
-    rewards, seed = task_rewards(CONFIG["grpo"]["rewards"]), CONFIG["seed"]
-    scores = []
+    rows = prepared(rows, settings["data"], tokenizer)
+    rewards, scores, phi = task_rewards(CONFIG["grpo"]["rewards"]), [], []
     for phase in ("sft", "grpo"):
-        model = trained_policy(tokenizer, run.path / CONFIG[phase]["result"])
-        answers = sample_answers(model, tokenizer, rows, settings, seed, stop)
+        model = trained_model(tokenizer, run.path / CONFIG[phase]["result"])
+        torch.manual_seed(CONFIG["seed"])
+        answers = sample_answers(model, tokenizer, rows["prompt"][:], settings, run)
         scores.append(item_scores(answers, rows, rewards, settings["weights"]))
-    report = paired_verdict(*scores, settings, seed)
+        phi.append(fmean(answer["phi"] for answer in answers))
+    report = paired_verdict(*scores, settings, CONFIG["seed"])
     report = both_verdicts(report, rate_verdict(scores[-1], settings))
-    show_run(run, report)
-    run.summarise(verdict=report["verdict"], evaluation=report)
+    run.summarise(verdict=report["verdict"], evaluation={**report, "phi": phi})
+    show_run(run)
     return {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}[report["verdict"]]
 
 
-def push(run: RunDir, stop: StopRequest) -> int:
+def push(run: Run) -> int:
     """Send the result to the hub; it comes last, when all before has succeeded."""
     return push_result(run, CONFIG["push"])
 
 
 def dry_run() -> int:
     """Print the plan and one row of each training phase, as the model sees it."""
-    show_plan(CONFIG)
-    tokenizer = make_tokenizer()
-    show_row(tokenizer, sft_data(tokenizer)[0])
+    plan = {name: CONFIG[name] for name in CONFIG if name not in ("self_test", "spec")}
+    print(json.dumps(plan, indent=2, ensure_ascii=False))
+    tokenizer = load_tokenizer(CONFIG["model"])
+    answers_only = CONFIG["sft"]["trainer"].get("assistant_only_loss", False)
+    show_row(tokenizer, sft_data(tokenizer)[0], answers_only)
     show_row(tokenizer, grpo_data(tokenizer)[0])
     return 0
 
 
+def self_test() -> int:
+    """Recompute reference vectors on this machine."""
+    vectors = {name: torch.tensor(x) for name, x in CONFIG["self_test"].items()}
+    phi = order_parameter(vectors["entropy"], int(vectors["vocab_size"]))  # [B, T]
+    found = {"phi": phi}
+    field = token_field(vectors["logits"], vectors["token_ids"])  # [B, T] each
+    found |= {"entropy": field[0], "log_probs": field[1]}
+    found["reward"] = carl_reward(phi, vectors["log_probs"], vectors["mask"])  # [B]
+    return compare(found, vectors)
+
+
 def main() -> int:
     phases = {"sft": sft, "grpo": grpo, "eval": evaluate, "push": push}
-    args = parse_arguments(__doc__, CONFIG["run_dir"], list(phases))
+    os.environ.update(CONFIG["environment"])
+    args = parse_arguments(__doc__, CONFIG["run_dir"])
     if args.self_test:
-        vectors = CONFIG["self_test"]
-        found = phi_again(vectors)
-        found |= field_again(vectors)
-        found |= reward_again(vectors)
-        return self_test(vectors, found)
+        return self_test()
     if args.dry_run:
-        return guarded(dry_run)
+        return guarded(dry_run, args.run_dir)
     if args.phase:
         return work(args, phases[args.phase])
-    return guarded(lambda: lead(args, CONFIG, list(phases)))
+    return guarded(lambda: lead(args, CONFIG, list(phases)), args.run_dir)
 
 
 if __name__ == "__main__":

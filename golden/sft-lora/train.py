@@ -26,7 +26,6 @@
 #     "accelerate==1.15.0",
 #     "datasets==5.2.0",
 #     "peft==0.21.2",
-#     "safetensors==0.8.0",
 #     "torch==2.13.0",
 #     "trackio==0.43.0",
 #     "transformers==5.23.0",
@@ -59,7 +58,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import fcntl
+import functools
 import hashlib
 import json
 import logging
@@ -71,42 +72,50 @@ import signal
 import subprocess
 import sys
 import traceback
-import warnings
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from importlib.metadata import distributions
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-# ---- configuration sha256:46a7e1c379c4 -----------------------------------------------
+# ---- configuration sha256:c188d772d769 -----------------------------------------------
 CONFIG = {
     "name": "sft-lora",
     "run_dir": "runs/sft-lora",
     "seed": 42,
+    "environment": {
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "PYTHONWARNINGS": "ignore::FutureWarning",
+    },
     "model": {
         "id": "example/small",
-        "revision": "0000000000000000000000000000000000000000",
-        "dtype": "auto",
         "adapter": True,
-        "attention": None,
+        "options": {
+            "revision": "0000000000000000000000000000000000000000",
+            "dtype": "auto",
+            "attn_implementation": None,
+        },
         "tokenizer": "example/small",
-        "tokenizer_revision": "0000000000000000000000000000000000000000",
-        "loading": {},
+        "tokenizer_options": {
+            "revision": "0000000000000000000000000000000000000000",
+        },
     },
     "lora": {
         "r": 32,
-        "alpha": 32.0,
-        "dropout": 0.0,
-        "targets": [
-            "q_proj",
-            "v_proj",
-        ],
+        "lora_alpha": 32.0,
+        "lora_dropout": 0.0,
         "bias": "none",
     },
+    "targets": [
+        "q_proj",
+        "v_proj",
+    ],
     "sft": {
         "data": {
             "id": "example/rows",
@@ -118,11 +127,12 @@ CONFIG = {
             },
             "limit": None,
             "system_prompt": None,
-            "skip_last": 0,
-            "take_last": 0,
+            "part": [
+                None,
+                None,
+            ],
         },
         "bf16": None,
-        "keep": 2,
         "result": "model",
         "report_to": [
             "trackio",
@@ -139,11 +149,11 @@ CONFIG = {
             "max_length": 1024,
             "logging_steps": 1,
             "save_steps": 50,
+            "save_total_limit": 2,
             "gradient_checkpointing": True,
             "save_strategy": "steps",
             "report_to": "none",
             "disable_tqdm": True,
-            "save_total_limit": None,
             "seed": 42,
         },
         "gate": {
@@ -250,48 +260,61 @@ def json_value(value: Any) -> Any:
     return json.loads(json.dumps(value), parse_constant=lambda name: None)
 
 
-# ---- carl_runtime_min/run.py sha256:853b64690248 -------------------------------------
-COMPLETE = "complete.json"  # written last: what lies beside it is whole
+# ---- carl_runtime_min/run.py sha256:0714ff550f64 -------------------------------------
+STATE = "trainer_state.json"  # the last file of a checkpoint: beside it, all is whole
 
 
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` in one step: readers see the old file or the new, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.draft")
     try:
-        with draft.open("w") as file:
-            json.dump(json_value(value), file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
+        draft.write_text(json.dumps(json_value(value), indent=2))
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
 
 
-def read_json(path: Path) -> Any:
-    """The JSON value in `path`, or None if there is no such file."""
-    return json.loads(path.read_bytes()) if path.is_file() else None
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`, an empty one if there is no such file."""
+    return json.loads(path.read_bytes()) if path.is_file() else {}
 
 
-def complete_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints that were written to the end, oldest first."""
-    found = [mark.parent for mark in folder.glob(f"checkpoint-*/{COMPLETE}")]
-    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-class RunDir:
-    """The directory of one run, as one phase sees it. Only rank 0 writes."""
+def weights_sha256(folder: Path) -> str:
+    """Digest of the weight file in `folder`; of several, of their digests in order."""
+    digests = [sha256(path) for path in sorted(folder.glob("*.safetensors"))]
+    joined = hashlib.sha256("".join(digests).encode()).hexdigest()
+    return digests[0] if len(digests) == 1 else joined
 
-    def __init__(self, path: Path, phase: str, rank: int, resume: str) -> None:
-        self.path, self.phase, self.rank, self.resume = path, phase, rank, resume
+
+def checkpoints(folder: Path) -> dict[Path, dict[str, Any]]:
+    """The checkpoints in `folder` that are whole, each with its trainer's state."""
+    texts = {path.parent: path.read_text() for path in folder.glob(f"*/{STATE}")}
+    return {path: json.loads(t) for path, t in texts.items() if t.endswith("\n}\n")}
+
+
+class Run:
+    """The directory of one run, as one phase sees it. Only the first rank writes."""
+
+    def __init__(self, path: Path, phase: str, resume: str) -> None:
+        self.path, self.phase, self.resume = path, phase, resume
         self.checkpoints = path / "checkpoints" / phase
+        self.first = int(os.environ.get("RANK", 0)) == 0
+
+    def say(self, *words: object) -> None:
+        if self.first:
+            print(*words, flush=True)
 
     def append(self, name: str, record: dict[str, Any]) -> None:
         """Add a line to `<name>.jsonl`."""
-        if self.rank == 0:
-            record = json_value({"phase": self.phase, **record})
+        if self.first:
+            line = json.dumps(json_value({"phase": self.phase, **record}))
             with (self.path / f"{name}.jsonl").open("a") as file:
-                file.write(json.dumps(record) + "\n")
+                file.write(line + "\n")
 
     def records(self, name: str) -> list[dict[str, Any]]:
         """The lines of `<name>.jsonl`; one that a crash tore is left out."""
@@ -299,87 +322,47 @@ class RunDir:
         lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
         return [json.loads(line) for line in lines]
 
-    def rewind(self, step: int) -> None:
-        """Forget what this phase did after `step`: it is about to happen again."""
-        for folder in complete_checkpoints(self.checkpoints) if self.rank == 0 else ():
-            if read_json(folder / COMPLETE)["step"] > step:
-                (folder / COMPLETE).unlink()
-        for folder in self.checkpoints.glob("checkpoint-*") if self.rank == 0 else ():
-            if not (folder / COMPLETE).is_file():  # half written, or taken back
-                shutil.rmtree(folder)
-        for path in self.path.glob("*.jsonl") if self.rank == 0 else ():
-            with path.with_suffix(".draft").open("w") as file:
-                for record in self.records(path.stem):
-                    if record["phase"] != self.phase or record["step"] <= step:
-                        file.write(json.dumps(record) + "\n")
-            path.with_suffix(".draft").replace(path)
-
-    def start(self) -> Path | None:
-        """The checkpoint to continue from, or None to start afresh."""
-        last = next(reversed(complete_checkpoints(self.checkpoints)), None)
-        chosen = Path(self.resume).resolve()
-        if self.resume in ("auto", "never"):
-            return last
-        if not (chosen / COMPLETE).is_file():
-            remedy = f"choose one under {self.checkpoints}"
-            raise UsageError(f"{self.resume} is no complete checkpoint", remedy=remedy)
-        return chosen if chosen.parent.name == self.phase else last
-
     def summarise(self, **facts: Any) -> None:
         """Add `facts` to summary.json."""
-        if self.rank == 0:
+        if self.first:
             path = self.path / "summary.json"
-            write_json(path, {**(read_json(path) or {}), **facts})
+            write_json(path, read_json(path) | facts)
+
+    def start(self) -> tuple[Path | None, dict[str, Any]]:
+        """The checkpoint to continue from and its state; later ones are forgotten."""
+        states = checkpoints(self.checkpoints)
+        last = max(states, key=lambda path: states[path]["global_step"], default=None)
+        chosen = next((p for p in states if p == Path(self.resume).resolve()), last)
+        state = states[chosen] if chosen else {"global_step": 0}
+        if self.first:
+            self.rewind(state["global_step"], states)
+        return chosen, state
+
+    def clean(self, keep: Collection[Path]) -> None:
+        """Remove every checkpoint of this phase but those in `keep`."""
+        for path in self.checkpoints.glob("checkpoint-*"):
+            if path not in keep:
+                (path / STATE).unlink(missing_ok=True)  # from now on it is not whole
+                shutil.rmtree(path)
+
+    def rewind(self, step: int, states: dict[Path, dict[str, Any]]) -> None:
+        """Remove what this phase did after `step`, and what is not whole."""
+        self.clean([p for p, state in states.items() if state["global_step"] <= step])
+        for path in self.path.glob("*.jsonl"):
+            kept = [
+                json.dumps(record) + "\n"
+                for record in self.records(path.stem)
+                if record["phase"] != self.phase or record["step"] <= step
+            ]
+            path.with_suffix(".draft").write_text("".join(kept))
+            path.with_suffix(".draft").replace(path)
 
 
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def weights_sha256(folder: Path) -> str:
-    """Digest of all tensors in `folder`: name, type, shape and bytes, in name order."""
-    from safetensors import safe_open
-
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as tensors:
-            for name in sorted(tensors.keys()):
-                tensor = tensors.get_tensor(name).contiguous()
-                digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-                digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def claim(path: Path, facts: dict[str, Any], resume: str) -> int:
-    """Lock the run directory and check that it belongs to this very run.
-
-    Returns the descriptor that holds the lock until the last process with it ends.
-    `facts` are what must not change between start and resume, most telling first.
-    """
-    path.mkdir(parents=True, exist_ok=True)
-    lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    remedy = "use --run-dir DIR"
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UsageError(f"a process is running in {path}", remedy=remedy) from error
-    recorded = read_json(path / "run.json")
-    if recorded and resume == "never":
-        raise UsageError(f"{path} holds a run already", remedy=remedy)
-    for key, now in facts.items() if recorded else ():
-        if recorded.get(key) != now:
-            then = f"{path} was started with {key} {recorded.get(key)}"
-            raise UsageError(f"{then}, this run has {now}", remedy=remedy)
-    return lock
-
-
-# ---- carl_runtime_min/field.py sha256:5e4ac55760ec -----------------------------------
+# ---- carl_runtime_min/field.py sha256:b7ce686e5013 -----------------------------------
 def order_parameter(entropy: Tensor, vocab_size: int) -> Tensor:
-    """Phi = 1 - H / ln V in [0, 1], float64, [...]; NaN where H is not finite.
+    """Phi = 1 - H / ln V in [0, 1], float64 [...]; NaN where H is not finite.
 
-    The thresholds of the reward sit at 0.5 and 0.7, so every caller takes Phi from
-    here, in this one precision. `vocab_size` is the width of the output head.
+    Thresholds of the reward sit at 0.5 and 0.7: every caller takes Phi from here.
     """
     if vocab_size < 2:
         raise UsageError(f"Phi needs at least two tokens to choose from: {vocab_size}")
@@ -387,241 +370,131 @@ def order_parameter(entropy: Tensor, vocab_size: int) -> Tensor:
     return phi.clamp(0, 1).where(entropy.isfinite(), math.nan)
 
 
-# ---- carl_runtime_min/gate.py sha256:15b061841d41 ------------------------------------
+# ---- carl_runtime_min/gate.py sha256:a891bc02accd ------------------------------------
+@dataclasses.dataclass(kw_only=True)
 class Gate:
-    """A gate that fires once. What makes it fire is `crossed`, of each kind.
+    """Fires once, at the first value at which it is `crossed`."""
 
-    Args:
-        keep: How many of the latest values it stores, None for all.
-
-    Attributes:
-        fired: Whether it has fired.
-        step: The step at which it fired, else None.
-        peak_entropy: The highest entropy seen up to then, nats, None without any.
-    """
-
-    def __init__(self, keep: int | None) -> None:
-        self.values: deque[float] = deque(maxlen=keep)
-        self.observed = 0
-        self.fired = False
-        self.step: int | None = None
-        self.peak_entropy: float | None = None
+    values: list[float] = dataclasses.field(default_factory=list)
+    fired: bool = False
+    step: int | None = None  # at which it fired
+    peak_entropy: float | None = None  # nats, the highest until then
 
     def check(
         self, value: float | None, entropy: float | None = None, step: int | None = None
     ) -> bool:
         """Take in one value; True at the one observation that fires the gate.
 
-        A value that is None or not finite is no observation, and nothing is taken in
-        after the gate has fired. `step` defaults to the number of observations.
+        None and what is not finite are no observations. `step`: default, their number.
         """
         if self.fired or value is None or not math.isfinite(value):
             return False
         self.values.append(float(value))
-        self.observed += 1
         if entropy is not None and math.isfinite(entropy):
-            peak = self.peak_entropy
-            self.peak_entropy = entropy if peak is None else max(peak, entropy)
+            self.peak_entropy = max(entropy, self.peak_entropy or entropy)
         self.fired = self.crossed()
         if self.fired:
-            self.step = self.observed if step is None else step
+            self.step = len(self.values) if step is None else step
         return self.fired
 
     def crossed(self) -> bool:
-        """Whether the stored values fire the gate."""
+        """Whether the values so far fire the gate."""
         raise NotImplementedError
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs, as JSON values."""
-        return {
-            "values": list(self.values),
-            "observed": self.observed,
-            "fired": self.fired,
-            "step": self.step,
-            "peak_entropy": self.peak_entropy,
-        }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from the `state_dict()` of a gate with the same arguments."""
-        self.values.clear()
-        self.values.extend(state["values"])
-        self.observed, self.fired = state["observed"], state["fired"]
-        self.step, self.peak_entropy = state["step"], state["peak_entropy"]
-
-
+@dataclasses.dataclass
 class PhaseTransitionGate(Gate):
-    """Fires when `min_above` of the last `window` values are at least `threshold`.
+    """Fires when `min_above` of the last `window` values reach `threshold`."""
 
-    It does not wait for the window to fill.
+    threshold: float = 0.99
+    window: int = 5
+    min_above: int = 3
 
-    Raises:
-        UsageError: `threshold` is not finite, or `min_above` not in [1, window].
-    """
-
-    def __init__(
-        self, threshold: float = 0.99, window: int = 5, min_above: int = 3
-    ) -> None:
-        if not math.isfinite(threshold):
-            raise UsageError(f"the gate's threshold must be finite, not {threshold}")
-        if not 1 <= min_above <= window:
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.threshold) and 1 <= self.min_above <= self.window):
             raise UsageError(
-                f"the gate's min_above must be from 1 to its window of {window}, "
-                f"not {min_above}"
+                "a gate needs a finite threshold, 1 <= min_above <= window"
             )
-        super().__init__(keep=window)
-        self.threshold, self.min_above = threshold, min_above
 
     def crossed(self) -> bool:
-        """Whether the stored values fire the gate."""
-        return sum(value >= self.threshold for value in self.values) >= self.min_above
+        last = self.values[-self.window :]
+        return sum(value >= self.threshold for value in last) >= self.min_above
 
 
-# ---- carl_runtime_min/data.py sha256:6dfde2bef986 ------------------------------------
+# ---- carl_runtime_min/data.py sha256:2be2ae32e69a ------------------------------------
+ROLES = {"prompt": "user", "completion": "assistant", "messages": "user"}
+
+
 def hub_rows(source: dict[str, Any]) -> Any:
     """A data set of the hub, at a pinned revision."""
     from datasets import load_dataset
 
-    return load_dataset(
-        source["id"],
-        source["config"],
-        split=source["split"],
-        revision=source["revision"],
-    )
+    options = {name: source[name] for name in ("split", "revision")}
+    return load_dataset(source["id"], source["config"], **options)
 
 
-def prepared(
-    rows: Any, source: dict[str, Any], needed: Sequence[str], tokenizer: Any
-) -> Any:
-    """Rename columns to ours, choose the rows, turn plain text into conversations.
+def prepared(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
+    """The rows of the spec with our columns, plain text as conversations.
 
     Text stays text for a tokenizer without a chat template. A prompt that is a whole
     conversation loses its last answer.
     """
-    names = {theirs: ours for ours, theirs in source["columns"].items()}
-    wanted = [*names, *(name for name in needed if name not in names.values())]
-    absent = [name for name in wanted if name not in rows.column_names]
-    if absent or len(rows) <= source["skip_last"]:
-        raise UsageError(
-            f"{source['id']}: no column {absent[0]!r}" if absent else "too few rows",
-            remedy=f"map columns under data.columns; there are {rows.column_names}",
-        )
-    hidden = [x for x in names.values() if x in rows.column_names and x not in names]
-    rows = rows.remove_columns(hidden)
-    rows = rows.rename_columns({a: b for a, b in names.items() if a != b})
-    keep = range(len(rows))[-source["take_last"] :]  # from -0: all
-    rows = rows.select(keep[: len(keep) - source["skip_last"]][: source["limit"]])
+    columns, name = source["columns"], source["id"]
+    absent = [theirs for theirs in columns.values() if theirs not in rows.column_names]
+    kept = range(len(rows))[slice(*source["part"])][: source["limit"]]
+    if absent or not kept:
+        reason = f"no column {absent[0]!r}" if absent else "too few rows"
+        remedy = f"map columns under data.columns; there are {rows.column_names}"
+        raise UsageError(f"{name}: {reason}", remedy=remedy)
     system = [{"role": "system", "content": source["system_prompt"]}]
-    roles = {"prompt": "user", "completion": "assistant", "messages": "user"}
-    remedy = "every row needs text or a list of messages there"
+    chat = bool(tokenizer.chat_template)
 
-    def converse(row: dict[str, Any]) -> dict[str, Any]:
-        shaped = {}
-        for name in sorted(roles.keys() & row.keys()):
-            text = row[name]
-            if name == "completion" and isinstance(text, int | float):
-                text = str(text)
-            if not isinstance(text, str | list) or text == []:
-                raise UsageError(f"{source['id']}: a {name} is {text!r}", remedy=remedy)
-            if isinstance(text, str):
-                text = [{"role": roles[name], "content": text}]
-            if name == "prompt" and text[-1]["role"] == "assistant":
-                text = text[:-1]
-            own = name == "completion" or text[0]["role"] == "system"
-            shaped[name] = text if own or not source["system_prompt"] else system + text
-        return shaped
+    def shaped(column: str, text: Any) -> Any:
+        if column == "completion" and isinstance(text, int | float):
+            text = str(text)
+        if not isinstance(text, str | list) or text == []:
+            remedy = "every row needs text or a list of messages there"
+            raise UsageError(f"{name}: a {column} is {text!r}", remedy=remedy)
+        if not chat and isinstance(text, list):
+            remedy = (
+                "use a chat model or its tokenizer (model.tokenizer), or plain text"
+            )
+            raise UsageError("conversations need a chat template", remedy=remedy)
+        if not chat:
+            return text
+        if isinstance(text, str):
+            text = [{"role": ROLES[column], "content": text}]
+        if column == "prompt" and text[-1]["role"] == "assistant":
+            text = text[:-1]
+        own = column == "completion" or text[0]["role"] == "system"
+        return text if own or not source["system_prompt"] else system + text
 
-    if tokenizer.chat_template:
-        return rows.map(converse)
-    if not isinstance(rows[0][needed[0]], str):
-        remedy = "use a chat model or its tokenizer (model.tokenizer), or plain text"
-        raise UsageError("conversations need a chat template", remedy=remedy)
-    return rows
+    def ours(row: dict[str, Any]) -> dict[str, Any]:
+        values = {column: row[theirs] for column, theirs in columns.items()}
+        return {c: shaped(c, v) if c in ROLES else v for c, v in values.items()}
+
+    return rows.select(kept).map(ours)
 
 
 def sft_rows(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
     """Rows for SFT: `messages`, or `prompt` with `completion` (else `answer`)."""
     columns = {**{name: name for name in rows.column_names}, **source["columns"]}
-    pairs = "messages" not in columns or "prompt" in source["columns"]
-    needed = ["prompt", "completion"] if pairs else ["messages"]
-    if needed[-1] not in columns and "answer" in columns:
-        columns["completion"] = columns["answer"]
-    source = {**source, "columns": {name: columns.get(name, name) for name in needed}}
-    return prepared(rows, source, needed, tokenizer).select_columns(needed)
+    needed = ["prompt", "completion"]
+    if "messages" in columns and "prompt" not in source["columns"]:
+        needed = ["messages"]
+    columns.setdefault("completion", columns.get("answer", "completion"))
+    columns = {name: columns.get(name, name) for name in needed}
+    rows = prepared(rows, {**source, "columns": columns}, tokenizer)
+    return rows.select_columns(needed)
 
 
-# ---- carl_runtime_min/lora.py sha256:2df246b8364c ------------------------------------
-# Mamba kernels read these weights without calling the modules that hold them.
-FUSED_PROJECTIONS = ("x_proj", "dt_proj", "out_proj")
-# In a model with stacked experts PEFT takes these names for the experts' old ones,
-# and adapts every expert instead of the layer that was named.
-EXPERT_PROJECTIONS = ("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3", "gate")
-
-
-def lora_targets(model: Any) -> list[str]:
-    """Return the full names of the linear layers in the text decoder, sorted.
-
-    Left out are the output head, vision and audio towers with their projectors,
-    routers and gates of experts, and what an adapter would not reach.
-
-    Raises:
-        UsageError: The model has no such layer.
-    """
-    decoder = model.get_decoder()
-    layers = {id(m) for m in layer_modules(decoder, False)}
-    layers.discard(id(model.get_output_embeddings()))
-    experts = any(stacked_experts(module) for module in decoder.modules())
-    names = []
-    for name, module in model.named_modules():
-        parent_name, _, own_name = name.rpartition(".")
-        width = getattr(module, "out_features", getattr(module, "nf", None))
-        if id(module) not in layers or width is None:
-            continue
-        parent = model.get_submodule(parent_name)
-        mamba = hasattr(parent, "A_log") and hasattr(parent, "D")
-        routed = {n for m in parent.children() for n in stacked_experts(m)}
-        gate = width == 1 or width in routed
-        unreached = mamba and own_name in FUSED_PROJECTIONS
-        redirected = experts and own_name in EXPERT_PROJECTIONS
-        if not (gate or unreached or redirected):
-            names.append(name)
-    if not names:
-        raise UsageError(
-            f"{type(model).__name__} has no linear layer that LoRA can adapt",
-            remedy="name lora.targets yourself, or train all weights (lora: false)",
-        )
-    return sorted(names)
-
-
-def layer_modules(module: Any, inside: bool) -> Iterator[nn.Module]:
-    """Yield what lies in a decoder's lists of layers; towers have another config."""
-    if inside:
-        yield module
-    kind = getattr(getattr(module, "config", None), "model_type", None)
-    for child in module.children():
-        tower = (
-            hasattr(child, "get_input_embeddings") and child.config.model_type != kind
-        )
-        if not tower:
-            yield from layer_modules(child, inside or isinstance(module, nn.ModuleList))
-
-
-def stacked_experts(module: nn.Module) -> set[int]:
-    """Return how many experts a module stacks in its tensors of three dimensions."""
-    if isinstance(module, nn.Conv1d):
-        return set()
-    return {p.shape[0] for p in module.parameters(recurse=False) if p.dim() == 3}
-
-
-# ---- carl_runtime_min/models.py sha256:c89c7143fc1f ----------------------------------
+# ---- carl_runtime_min/models.py sha256:7054366f5784 ----------------------------------
 def load_tokenizer(source: dict[str, Any]) -> Any:
     """The tokenizer of the spec's model, with a padding token."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(
-        source["tokenizer"],
-        revision=source["tokenizer_revision"],
-        **source["loading"],
-    )
+    name, options = source["tokenizer"], source["tokenizer_options"]
+    tokenizer = AutoTokenizer.from_pretrained(name, **options)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     return tokenizer
 
@@ -630,112 +503,88 @@ def load_model(source: dict[str, Any]) -> Any:
     """The model at its pinned revision; `auto` is bfloat16 for adapters on CUDA."""
     from transformers import AutoModelForCausalLM
 
-    dtype = source["dtype"]
-    if dtype == "auto":
-        half = source["adapter"] and torch.cuda.is_available()
-        dtype = "bfloat16" if half else "float32"
-    return AutoModelForCausalLM.from_pretrained(
-        source["id"],
-        revision=source["revision"],
-        dtype=dtype,
-        attn_implementation=source["attention"],
-        **source["loading"],
-    )
+    options, half = source["options"], source["adapter"] and torch.cuda.is_available()
+    if options["dtype"] == "auto":
+        options = {**options, "dtype": "bfloat16" if half else "float32"}
+    return AutoModelForCausalLM.from_pretrained(source["id"], **options)
 
 
-def add_adapter(model: Any, settings: dict[str, Any]) -> Any:
-    """`model` with fresh low-rank adapters on its linear layers."""
+def add_adapter(model: Any, targets: list[str], settings: dict[str, Any]) -> Any:
+    """`model` with fresh low-rank adapters on the layers `targets`."""
     from peft import LoraConfig, get_peft_model
 
-    targets = settings["targets"]
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=settings["r"],
-        lora_alpha=settings["alpha"],
-        lora_dropout=settings["dropout"],
-        bias=settings["bias"],
-        target_modules=lora_targets(model) if targets == "auto" else targets,
-    )
+    config = LoraConfig(task_type="CAUSAL_LM", target_modules=targets, **settings)
     return get_peft_model(model, config)
 
 
-# ---- carl_runtime_min/supervisor.py sha256:7fe56c7dac98 ------------------------------
+# ---- carl_runtime_min/supervisor.py sha256:f1649f8dc1cf ------------------------------
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
-def supervise(command: list[str], path: Path, lock: int, processes: int = 1) -> int:
-    """Run one phase in a process group of its own; return the code that it wrote.
+def supervise(command: list[str], path: Path, lock: int, processes: int) -> int:
+    """Run one phase in a session of its own; return the exit code that it wrote.
 
-    The first signal asks the phase to checkpoint and stop, a second one ends the group.
-    Several processes run under torchrun, which passes no signal on without ending them:
-    the stop file asks them, and torchrun itself is deaf.
+    The first signal asks it, by the file `stop`, to checkpoint and end; the second ends
+    it. Several processes run under torchrun. The child holds the descriptor `lock`.
     """
-    launcher, asking = [sys.executable], path / "stop"
+    launcher, report = [sys.executable], path / "exit.json"
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone"]
-        launcher += ["--nproc_per_node", str(processes), "--signals_to_handle=SIGQUIT"]
-    (path / "exit.json").unlink(missing_ok=True)
-    asking.unlink(missing_ok=True)
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # inherited by torchrun
+        launcher += ["--nproc_per_node", str(processes), "--signals_to_handle=SIGUSR2"]
+    report.unlink(missing_ok=True)
+    received = []
+
+    def ask(number: int, frame: Any) -> None:
+        received.append(number)
+        (path / "stop").touch()
+        if len(received) > 1:  # a signal that ends all, and that torchrun passes on
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGUSR2)
+
+    # The child inherits the mask: what a scheduler sends to every process is for us.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     child = subprocess.Popen(
         launcher + command,
-        env={
-            **os.environ,
-            "CARL_SUPERVISOR": str(os.getpid()),
-            "CARL_STOP": str(asking),
-        },
+        env={**os.environ, "CARL_SUPERVISOR": str(os.getpid())},
         start_new_session=True,
         pass_fds=(lock,),
     )
-    received = []
-
-    def forward(number: int, frame: Any) -> None:
-        received.append(number)
-        asking.touch()
-        if processes == 1 or len(received) > 1:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, number if len(received) == 1 else signal.SIGKILL)
-
     for number in STOP_SIGNALS:
-        signal.signal(number, forward)
+        signal.signal(number, ask)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     status = child.wait()
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)  # whatever the phase left behind
-    report = read_json(path / "exit.json")
-    asked = 130 if signal.SIGINT in received else 85
-    if report is None:
+    code = read_json(report).get("code", 4 if status == 4 else None)  # 4: a full disk
+    if code is None:
+        killed = " (killed: out of memory?)" * (status == -signal.SIGKILL)
         raise CarlError(
-            f"the phase ended with status {status}"
-            + " (killed: out of memory?)" * (status == -signal.SIGKILL),
+            f"the phase ended with status {status}{killed}",
             remedy="run the same command again: it goes on from the last checkpoint",
-            exit_code=asked if received else 70,
+            exit_code=130 if received else 70,
         )
-    return 85 if received and report["code"] == 0 else int(report["code"])
+    return int(code)
 
 
-class StopRequest:
-    """A polite request to stop: a signal, the stop file, or the supervisor is gone."""
-
-    def __init__(self) -> None:
-        self.received, self.parent = 0, int(os.environ.get("CARL_SUPERVISOR", 0))
-        for number in STOP_SIGNALS:
-            signal.signal(number, self.note)
-
-    def note(self, number: int, frame: Any) -> None:
-        if self.received:
-            os._exit(85)  # asked twice: at once; the last checkpoint is whole
-        self.received = number
-
-    def asked(self) -> bool:
-        try:
-            os.kill(self.parent or os.getpid(), 0)
-        except ProcessLookupError:
-            return True
-        return bool(self.received) or Path(os.environ.get("CARL_STOP", "-")).exists()
+def accept_signals() -> None:
+    """In a phase: do nothing at a signal, but let what it starts be ended by one."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda *_: None)
+    obey = functools.partial(signal.signal, signal.SIGTERM, signal.SIG_DFL)
+    os.register_at_fork(after_in_child=obey)  # as multiprocessing ends its pools
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
-# ---- carl_runtime_min/fit.py sha256:3dd3654db0ec -------------------------------------
+def asked_to_stop(path: Path) -> bool:
+    """Whether the supervisor of the run in `path` was told to stop, or is gone."""
+    try:
+        os.kill(int(os.environ.get("CARL_SUPERVISOR", os.getpid())), 0)
+    except OSError:
+        return True
+    return (path / "stop").exists()
+
+
+# ---- carl_runtime_min/fit.py sha256:3057df4e06f7 -------------------------------------
 SHOWN = ("loss", "mean_token_accuracy", "reward", "phi", "carl/weight")
 
 
@@ -744,7 +593,7 @@ def head_width(model: Any) -> int:
     return int(model.get_output_embeddings().weight.shape[0])
 
 
-def training_arguments(run: RunDir, settings: dict[str, Any]) -> dict[str, Any]:
+def training_arguments(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
     """The spec's trainer arguments, and those that depend on this machine."""
     cuda, bf16 = torch.cuda.is_available(), settings["bf16"]
     return {
@@ -759,7 +608,7 @@ def training_arguments(run: RunDir, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 class Observer:
-    """A trainer callback: every event it does not define is ignored."""
+    """A trainer callback that ignores every event it does not define."""
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("on_"):
@@ -768,17 +617,14 @@ class Observer:
 
 
 class Recorder(Observer):
-    """Records metrics with Φ, completes checkpoints, heeds requests to stop.
+    """Writes metrics, keeps `parts` in the checkpoints, stops when asked to.
 
-    `state` holds what must survive a resume beside the trainer's own state: objects
-    with `state_dict()`, by name. The newest `keep` checkpoints stay.
+    It comes after what may end the phase, and before trackers: they report Φ too. The
+    state of a part is its `vars`.
     """
 
-    def __init__(
-        self, run: RunDir, width: int, state: dict[str, Any], keep: int, stop: Any
-    ) -> None:
-        self.run, self.width, self.state = run, width, state
-        self.keep, self.stop, self.asked, self.stopped = keep, stop, False, False
+    def __init__(self, run: Run, width: int, parts: dict[str, Any]) -> None:
+        self.run, self.width, self.parts, self.finished = run, width, parts, False
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         logs, step = kwargs["logs"], state.global_step
@@ -789,58 +635,26 @@ class Recorder(Observer):
             logs["phi"] = order_parameter(entropy, self.width).item()
         self.run.append("metrics", {"step": step, **logs})
         facts = [f"{key} {logs[key]:.3f}" for key in SHOWN if logs.get(key) is not None]
-        if self.run.rank == 0:
-            print(f"{self.run.phase} {step}/{state.max_steps} ", *facts, flush=True)
+        self.run.say(f"{self.run.phase} {step}/{state.max_steps} ", *facts)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        asked = torch.tensor(float(self.stop.asked()), device=args.device)
+        self.finished = control.should_training_stop  # by the last step or the gate
+        asked = torch.tensor(float(asked_to_stop(self.run.path)), device=args.device)
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(asked)  # all ranks stop after the same step
         if asked.item():
-            self.asked = control.should_save = True
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        finished = control.should_training_stop  # by the last step or the gate
-        if self.asked and not finished:
-            self.stopped = control.should_training_stop = True
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()
-        if self.run.rank == 0:
-            folder = self.run.checkpoints / f"checkpoint-{state.global_step}"
-            states = {name: item.state_dict() for name, item in self.state.items()}
-            mark = {"step": state.global_step, "finished": finished, **states}
-            write_json(folder / COMPLETE, mark)
-            for old in complete_checkpoints(self.run.checkpoints)[: -self.keep]:
-                (old / COMPLETE).unlink()  # first: a crash must not leave half of one
-                shutil.rmtree(old)
-
-
-@contextlib.contextmanager
-def nothing_half_written(run: RunDir, result: Path) -> Iterator[None]:
-    """After an error, remove what was being written; tell of a full disk plainly."""
-    try:
-        yield
-    except Exception as error:
-        full = "No space left" in str(error) or not shutil.disk_usage(run.path).free
-        for folder in (*run.checkpoints.glob("checkpoint-*"), result):
-            if not (folder / COMPLETE).is_file():
-                shutil.rmtree(folder, ignore_errors=True)
-        if not full:
-            raise
-        raise CarlError(
-            f"no space left for {run.path}",
-            remedy="free some, then run the same command: it goes on where it was",
-            exit_code=4,
-        ) from error
+            control.should_save = control.should_training_stop = True
+        kept = {name: vars(part) for name, part in self.parts.items()}
+        state.stateful_callbacks["carl"] = {"finished": self.finished, "parts": kept}
 
 
 def fit(
     trainer: Any,
-    run: RunDir,
+    run: Run,
     settings: dict[str, Any],
-    state: dict[str, Any],
-    stop: StopRequest,
-    callbacks: Sequence[Any] = (),
+    parts: dict[str, Any],
+    watches: Iterable[Any] = (),
+    trackers: Iterable[Any] = (),
 ) -> bool:
     """Train until the last step, the gate or a request to stop; was it finished?
 
@@ -848,69 +662,61 @@ def fit(
     """
     from transformers import PrinterCallback
 
-    recorder = Recorder(run, head_width(trainer.model), state, settings["keep"], stop)
+    recorder = Recorder(run, head_width(trainer.model), parts)
     trainer.remove_callback(PrinterCallback)
-    for callback in (recorder, *callbacks):
+    for callback in (*watches, recorder, *trackers):
         trainer.add_callback(callback)
-    start = run.start()
-    saved = read_json(start / COMPLETE) if start else {"step": 0, "finished": False}
-    run.rewind(saved["step"])
-    if start is not None:
-        for name, item in state.items():
-            item.load_state_dict(saved[name])
-        if run.rank == 0:
-            print(f"{run.phase}: continuing after step {saved['step']}", flush=True)
-    result = run.path / settings["result"]
-    with nothing_half_written(run, result):
-        if saved["finished"]:  # a crash kept the result from being saved
-            trainer._load_from_checkpoint(str(start))
-        else:
-            trainer.train(resume_from_checkpoint=str(start) if start else None)
-        if not recorder.stopped:
-            trainer.save_model(str(result))
-            if run.rank == 0:
-                run.summarise(weights_sha256=weights_sha256(result))
-    return not recorder.stopped
+    with trainer.accelerator.main_process_first():  # it removes what others look at
+        start, state = run.start()
+    saved = state.get("stateful_callbacks", {}).get("carl", {})
+    if start:
+        run.say(f"{run.phase}: continuing after step {state['global_step']}")
+        for name, part in parts.items():
+            vars(part).update(saved["parts"][name])
+    if saved.get("finished"):  # a crash kept the result from being saved
+        trainer._load_from_checkpoint(str(start))
+    else:
+        trainer.train(resume_from_checkpoint=str(start) if start else None)
+        if not trainer.state.global_step:
+            remedy = "add rows, or make the batches smaller"
+            raise UsageError("the rows do not fill one batch", remedy=remedy)
+        if not recorder.finished:
+            return False
+    draft, result = run.checkpoints / "checkpoint-result", run.path / settings["result"]
+    trainer.save_model(str(draft))
+    if run.first:
+        shutil.rmtree(result, ignore_errors=True)
+        draft.replace(result)
+        run.summarise(weights_sha256=weights_sha256(result))
+    return True
 
 
-# ---- carl_runtime_min/tracking.py sha256:371f2f7a11c4 --------------------------------
-class GuardedTracker:
-    """Passes every event to a tracker until it fails once."""
+# ---- carl_runtime_min/tracking.py sha256:69a6db2a88b6 --------------------------------
+class Tracker:
+    """Passes a trainer's events to a tracking service until it fails once."""
 
-    def __init__(self, tracker: Any) -> None:
-        self.tracker = tracker
+    def __init__(self, name: str) -> None:
+        self.name, self.service, self.failed = name, None, False
 
     def __getattr__(self, event: str) -> Any:
-        def call(*args: Any, **kwargs: Any) -> None:
+        def pass_on(*args: Any, **kwargs: Any) -> None:
+            from transformers.integrations import get_reporting_integration_callbacks
+
             try:
-                getattr(self.tracker, event)(*args, **kwargs)
+                os.environ.setdefault("WANDB_PROJECT", args[0].project)
+                if not self.service:
+                    self.service = get_reporting_integration_callbacks([self.name])[0]()
+                getattr(self.service, event)(*args, **kwargs)
             except Exception as error:
-                logging.warning("tracking stopped: %s: %s", type(error).__name__, error)
-                self.tracker = None
+                self.failed = True
+                logging.warning("not tracking with %s: %r", self.name, error)
 
-        return call if self.tracker else lambda *args, **kwargs: None
-
-
-def trackers(names: list[str], run: RunDir) -> list[Any]:
-    """Callbacks for the named services; one that cannot start is left out."""
-    from transformers.integrations import get_reporting_integration_callbacks
-
-    os.environ.setdefault("WANDB_PROJECT", run.path.name)
-    started = []
-    for name in names:
-        try:
-            started += [
-                GuardedTracker(kind())
-                for kind in get_reporting_integration_callbacks([name])
-            ]
-        except Exception as error:
-            logging.warning("not tracking with %s: %s", name, error)
-    return started
+        return (lambda *args, **kwargs: None) if self.failed else pass_on
 
 
-# ---- carl_runtime_min/gate_watch.py sha256:043bd65ee644 ------------------------------
+# ---- carl_runtime_min/gate_watch.py sha256:e5771c93b04f ------------------------------
 class GateWatch(Observer):
-    """One observation per optimizer step, however rarely the run logs.
+    """Shows the gate every optimizer step, however rarely the run logs.
 
     The trainer keeps one value per micro-batch until it logs, which comes after this
     event: the last `gradient_accumulation_steps` values are this step's.
@@ -919,110 +725,127 @@ class GateWatch(Observer):
     def __init__(self, trainer: Any, gate: Gate, metric: str, stop: bool) -> None:
         self.trainer, self.gate, self.metric, self.stop = trainer, gate, metric, stop
 
-    def step_mean(self, name: str) -> float | None:
-        count = self.trainer.current_gradient_accumulation_steps
-        values = self.trainer._metrics["train"].get(name, [])[-count:]
-        return sum(values) / len(values) if values else None
-
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        value, entropy = self.step_mean(self.metric), self.step_mean("entropy")
+        kept = self.trainer._metrics["train"]
+        count = self.trainer.current_gradient_accumulation_steps
+        last = [kept.get(name, [])[-count:] for name in (self.metric, "entropy")]
+        value, entropy = (sum(x) / len(x) if x else None for x in last)
         if self.gate.check(value, entropy, state.global_step):
             print(f"gate: fired at step {state.global_step}, {self.metric} {value:.3f}")
             if self.stop:
                 control.should_save = control.should_training_stop = True
 
 
-# ---- carl_runtime_min/selftest.py sha256:c935062d8f6d --------------------------------
+# ---- carl_runtime_min/selftest.py sha256:eb1b5d405627 --------------------------------
 TOLERANCE = 1e-5
 
 
-def phi_again(vectors: dict[str, Any]) -> dict[str, torch.Tensor]:
-    entropy = torch.tensor(vectors["entropy"])  # [B, T]
-    return {"phi": order_parameter(entropy, vectors["vocab_size"])}
-
-
-def self_test(vectors: dict[str, Any], found: dict[str, torch.Tensor]) -> int:
-    """Compare with the reference vectors; print how far off, return 0 or 1."""
-    errors = {}
+def compare(found: dict[str, Tensor], vectors: dict[str, Tensor]) -> int:
+    """Print how far `found` is from the vectors; return 0, or 1 if that is too far."""
+    good = True
     for name, values in found.items():
-        expected = torch.tensor(vectors[name], dtype=torch.float64)
-        errors[name] = (values.double() - expected).abs().max().item()
-        print(f"self-test: {name} differs by at most {errors[name]:.1e}")
-    good = all(error <= TOLERANCE for error in errors.values())
+        error = (values - vectors[name]).abs().max().item()
+        print(f"self-test: {name} is off by at most {error:.1e}")
+        good &= error <= TOLERANCE
     print(f"self-test: {'OK' if good else 'FAILED'}, the bound is {TOLERANCE:.0e}")
     return 0 if good else 1
 
 
-# ---- carl_runtime_min/dryrun.py sha256:b71e8e2232ae ----------------------------------
-def show_plan(config: dict[str, Any]) -> None:
-    """Print the settings, without the reference vectors and the spec."""
-    plan = {k: v for k, v in config.items() if k not in ("self_test", "spec")}
-    print(json.dumps(plan, indent=2, ensure_ascii=False))
-
-
-def show_row(tokenizer: Any, row: dict[str, Any]) -> None:
-    """Print one row as the model sees it, the tokens that it learns in ⟦ ⟧.
+# ---- carl_runtime_min/dryrun.py sha256:67f94adb59ca ----------------------------------
+def show_row(tokenizer: Any, row: dict[str, Any], answers_only: bool = False) -> None:
+    """Print a row as the model sees it, the tokens that it learns in ⟦ ⟧.
 
     Warns when no end-of-sequence token is among them: such a model never stops.
     """
-    prompt, learned = row.get("prompt", []), row.get("completion") or row.get(
-        "messages"
-    )
+    prompt, learned = row.get("prompt"), row.get("completion") or row.get("messages")
+    render = partial(tokenizer.apply_chat_template, return_dict=True)
+    if answers_only:  # TRL has templates that mark the answers, for those that do not
+        from trl import chat_template_utils as trl
+
+        if not trl.has_generation_markers(tokenizer.chat_template):
+            marked = trl.get_training_chat_template(tokenizer)
+            render = partial(render, chat_template=marked)
     if isinstance(prompt, str):
         start = len(tokenizer(prompt)["input_ids"])
         ids = tokenizer(prompt + (learned or ""))["input_ids"]
         ids += [tokenizer.eos_token_id] * bool(learned)  # TRL appends it to plain text
     else:
-        render = partial(tokenizer.apply_chat_template, return_dict=False)
-        shown = render(prompt, add_generation_prompt=True) if prompt else []
-        start, ids = len(shown), render(prompt + learned) if learned else shown
-    seen, new = tokenizer.decode(ids[:start]), tokenizer.decode(ids[start:])
-    print(f"\none row, {len(ids)} tokens:\n{seen}⟦{new}⟧" if learned else f"\n{seen}")
-    if learned and tokenizer.eos_token_id not in ids[start:]:
-        print(f"warning: a turn ends without {tokenizer.eos_token!r}: what is trained")
-        print("  may never stop; check the chat template and the end-of-sequence token")
+        asked = (
+            render(prompt, add_generation_prompt=True)["input_ids"] if prompt else []
+        )
+        start, whole = len(asked), (prompt or []) + (learned or [])
+        ids = render(whole)["input_ids"] if learned else asked
+    mask = [place >= start for place in range(len(ids))]
+    if answers_only:
+        mask = render(whole, return_assistant_tokens_mask=True)["assistant_masks"]
+    print(f"\none row, {len(ids)} tokens:")
+    for learns, places in groupby(range(len(ids)), key=lambda place: bool(mask[place])):
+        text = tokenizer.decode([ids[place] for place in places])
+        print(f"⟦{text}⟧" if learns else text, end="")
+    print()
+    own = [token for token, learns in zip(ids, mask, strict=True) if learns]
+    if learned and tokenizer.eos_token_id not in own:
+        print(f"warning: no turn ends with {tokenizer.eos_token!r}, so the model may")
+        print("  never stop; check the chat template and the end-of-sequence token")
 
 
-# ---- carl_runtime_min/entry.py sha256:2228751b9a57 -----------------------------------
-SETTINGS = {
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1",
-    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-}
-LIBRARIES = {"torch", "transformers", "trl", "peft", "accelerate", "datasets"}
+# ---- carl_runtime_min/entry.py sha256:7271a5f812da -----------------------------------
+UNSET = "correct the name, grant the access or free the space"
 
 
-def parse_arguments(
-    description: str | None, run_dir: str, phases: list[str]
-) -> argparse.Namespace:
-    """The command line of a script; it also keeps libraries from reporting home."""
-    os.environ.update(SETTINGS)
-    as_written = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=as_written
-    )
-    parser.add_argument("--run-dir", type=Path, default=Path(run_dir))
-    parser.add_argument("--resume", default="auto", help="auto, never, or a checkpoint")
-    parser.add_argument("--accept", action="append", default=[], metavar="PHASE")
-    parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("--self-test", action="store_true")
-    parser.add_argument("--phase", choices=phases, help="run it alone, in this process")
+def parse_arguments(description: str | None, run_dir: str) -> argparse.Namespace:
+    """The command line of a script."""
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=description, formatter_class=shape)
+    option = parser.add_argument
+    option("--run-dir", type=Path, default=Path(run_dir))
+    option("--resume", default="auto", help="auto, never, or a checkpoint")
+    option("--accept", action="append", default=[], metavar="PHASE")
+    option("--dry-run", action="store_true")
+    option("--self-test", action="store_true")
+    option("--phase", help=argparse.SUPPRESS)  # what a supervisor asks of its child
     return parser.parse_args()
 
 
-def identity(config: dict[str, Any]) -> dict[str, Any]:
+def identity(config: dict[str, Any], phases: list[str]) -> dict[str, Any]:
     """What must be the same when a run continues, the most telling first."""
-    blocks = [config[phase] for phase in ("sft", "grpo", "eval") if phase in config]
-    sources = [block["data"] for block in blocks]
-    files = {one["id"]: Path(one["id"]) for one in sources if Path(one["id"]).is_file()}
+    data = [config[phase]["data"] for phase in phases if "data" in config[phase]]
+    files = {one["id"] for one in data if Path(one["id"]).is_file()}
     spec = json.dumps(config["spec"], sort_keys=True, separators=(",", ":"))
     return {
         "world_size": max(1, torch.cuda.device_count()),
-        "data_revision": [one["revision"] for one in sources],
-        "data_sha256": {name: file_sha256(path) for name, path in files.items()},
+        "data_revision": [one["revision"] for one in data],
+        "data_sha256": {name: sha256(Path(name)) for name in sorted(files)},
         "spec_sha256": hashlib.sha256(spec.encode()).hexdigest(),
-        "script_sha256": file_sha256(Path(sys.argv[0])),
+        "script_sha256": sha256(Path(sys.argv[0])),
     }
+
+
+def claim(path: Path, facts: dict[str, Any], resume: str) -> int:
+    """Lock the run directory, until the last process with the returned descriptor ends.
+
+    UsageError: another process has it, or it belongs to a run that is not this one.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    lock, remedy = os.open(path / ".lock", os.O_RDWR | os.O_CREAT), "use --run-dir DIR"
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UsageError(f"a process is running in {path}", remedy=remedy) from error
+    recorded, chosen = read_json(path / "run.json"), Path(resume).resolve()
+    if recorded and resume == "never":
+        raise UsageError(f"{path} holds a run already", remedy=remedy)
+    for key, now in facts.items():
+        if recorded.get(key, now) != now:
+            then = f"{path} was started with {key} {recorded[key]}"
+            raise UsageError(f"{then}, this run has {now}", remedy=remedy)
+    phase = chosen.parent.name
+    whole = chosen in checkpoints(path / "checkpoints" / phase)
+    useful = whole and phase not in read_json(path / "phases.json")
+    if resume not in ("auto", "never") and not useful:
+        remedy = f"choose a whole one, of a phase not done, in {path}/checkpoints"
+        raise UsageError(f"{resume} is no checkpoint to go on from", remedy=remedy)
+    return lock
 
 
 def lead(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) -> int:
@@ -1030,95 +853,91 @@ def lead(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) ->
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         remedy = "start it with plain python: it starts torchrun on all visible GPUs"
         raise UsageError("this script was started by a launcher", remedy=remedy)
-    path, record, cuda = args.run_dir.resolve(), identity(config), torch.cuda
-    lock = claim(path, record, args.resume)
-    gpu = cuda.is_available() and cuda.get_device_name()
-    record["hardware"] = gpu or f"{platform.machine()}, {os.cpu_count()} cores"
-    record["versions"] = {
-        one.name: one.version for one in distributions() if one.name in LIBRARIES
+    path, facts = args.run_dir.resolve(), identity(config, phases)
+    lock, cuda = claim(path, facts, args.resume), torch.cuda
+    gpu = cuda.get_device_name() if cuda.is_available() else None
+    surroundings = {
+        "seed": config["seed"],
+        "hardware": gpu or f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": {one.name: one.version for one in distributions()},
+        "resume": "exact between generations on one CPU machine, else approximate",
     }
-    record["resume"] = "exact between generations on one CPU machine, else approximate"
-    write_json(path / "run.json", {**record, "seed": config["seed"]})
+    write_json(path / "run.json", {**facts, **surroundings})
+    done, stop = read_json(path / "phases.json"), path / "stop"
+    stop.unlink(missing_ok=True)
     for phase in phases:
-        code = (read_json(path / "phases.json") or {}).get(phase)
+        code = done.get(phase)
         if code is None:
-            processes = 1 if phase in ("eval", "push") else record["world_size"]
+            if stop.exists():
+                return 85
+            processes = 1 if phase in ("eval", "push") else facts["world_size"]
             code = supervise([*sys.argv, "--phase", phase], path, lock, processes)
+        if code in (0, 1, 3):  # done, or a verdict: it is not run again
+            write_json(path / "phases.json", done := {**done, phase: code})
         if code != 0 and not (code in (1, 3) and phase in args.accept):
             print(f"{phase}: ended with code {code}", file=sys.stderr)
-            return code
+            return int(code)
     return 0
 
 
-def work(args: argparse.Namespace, phase: Callable[[RunDir, StopRequest], int]) -> int:
+def work(args: argparse.Namespace, phase: Callable[[Run], int]) -> int:
     """Run one phase in this process; leave its exit code in the run directory."""
-    warnings.simplefilter("ignore", FutureWarning)  # of libraries that are pinned here
-    rank, path = int(os.environ.get("RANK", 0)), args.run_dir.resolve()
-    run, stop = RunDir(path, args.phase, rank, args.resume), StopRequest()
-    code = guarded(lambda: phase(run, stop))
-    return guarded(lambda: leave(run, code))
-
-
-def leave(run: RunDir, code: int) -> int:
-    """Record how a phase ended; what is done or has a verdict is not run again."""
-    if run.rank == 0:
-        phases = read_json(run.path / "phases.json") or {}
-        if code in (0, 1, 3):
-            write_json(run.path / "phases.json", {**phases, run.phase: code})
-        write_json(run.path / "exit.json", {"code": code, "phase": run.phase})
+    accept_signals()
+    run = Run(args.run_dir.resolve(), args.phase, args.resume)
+    code = guarded(lambda: phase(run), run.path)
+    if run.first:
+        run.clean(checkpoints(run.checkpoints))
+        with contextlib.suppress(OSError):  # a full disk: then it is the exit status
+            write_json(run.path / "exit.json", {"code": code, "phase": run.phase})
     # torchrun would end rank 0, which may still write, if another rank seemed to fail
-    return 0 if run.rank and code in (1, 3, 85) else code
+    return code if run.first or code not in (1, 3, 85) else 0
 
 
-def guarded(action: Callable[[], int]) -> int:
+def guarded(action: Callable[[], int], path: Path) -> int:
     """Run `action`; turn an error made for people into its message and exit code."""
     try:
         return action()
-    except (CarlError, OSError) as error:
-        remedy = getattr(
-            error, "remedy", "correct the name, grant the access or free the space"
-        )
-        print(f"error: {error}", f"  fix: {remedy}", sep="\n", file=sys.stderr)
-        return getattr(error, "exit_code", 4)
-    except Exception:
-        traceback.print_exc()
-        return 70
+    except Exception as caught:
+        error: Exception = caught
+        disk = shutil.disk_usage(path if path.exists() else ".")
+        if "No space left" in str(error) or not disk.free:
+            remedy = "free some, then run the same command: it goes on where it was"
+            error = CarlError(f"no space left for {path}", remedy=remedy, exit_code=4)
+        expected = isinstance(error, CarlError | OSError)
+        remedy = getattr(error, "remedy", UNSET)
+        with contextlib.suppress(OSError):  # where stderr is a file on a full disk
+            if expected:
+                print(f"error: {error}", f"  fix: {remedy}", sep="\n", file=sys.stderr)
+            else:
+                traceback.print_exc()
+        return getattr(error, "exit_code", 4 if expected else 70)
 
 
-# ---- wiring sha256:a5f87e2fb44d ------------------------------------------------------
-def make_tokenizer() -> Any:
-    """The tokenizer of the run."""
-    return load_tokenizer(CONFIG["model"])
-
-
-def first_policy(tokenizer: Any) -> Any:
-    """The model as the run finds it, with fresh adapters."""
-    torch.manual_seed(CONFIG["seed"])
-    return add_adapter(load_model(CONFIG["model"]), CONFIG["lora"])
-
-
+# ---- wiring sha256:fb4c60951435 ------------------------------------------------------
 def sft_data(tokenizer: Any) -> Any:
-    """The rows of the SFT phase."""
     settings = CONFIG["sft"]
     rows = hub_rows(settings["data"])
     return sft_rows(rows, settings["data"], tokenizer)
 
 
-def sft(run: RunDir, stop: StopRequest) -> int:
+def sft(run: Run) -> int:
     """Learn by example until the gate fires or the steps are used up."""
     from trl import SFTConfig, SFTTrainer
 
-    settings, tokenizer = CONFIG["sft"], make_tokenizer()
+    settings, tokenizer = CONFIG["sft"], load_tokenizer(CONFIG["model"])
+    torch.manual_seed(CONFIG["seed"])
+    model = load_model(CONFIG["model"])
+    model = add_adapter(model, CONFIG["targets"], CONFIG["lora"])
     trainer = SFTTrainer(
-        first_policy(tokenizer),
+        model,
         args=SFTConfig(**training_arguments(run, settings)),
         train_dataset=sft_data(tokenizer),
         processing_class=tokenizer,
     )
     gate = PhaseTransitionGate(**settings["gate"])
-    watch = GateWatch(trainer, gate, settings["metric"], settings["stop"])
-    callbacks = [watch, *trackers(settings["report_to"], run)]
-    if not fit(trainer, run, settings, {"gate": gate}, stop, callbacks):
+    watches = [GateWatch(trainer, gate, settings["metric"], settings["stop"])]
+    trackers = map(Tracker, settings["report_to"])
+    if not fit(trainer, run, settings, {"gate": gate}, watches, trackers):
         return 85
     run.summarise(gate_step=gate.step, gate_peak_entropy=gate.peak_entropy)
     return 0
@@ -1126,24 +945,33 @@ def sft(run: RunDir, stop: StopRequest) -> int:
 
 def dry_run() -> int:
     """Print the plan and one row of each training phase, as the model sees it."""
-    show_plan(CONFIG)
-    tokenizer = make_tokenizer()
-    show_row(tokenizer, sft_data(tokenizer)[0])
+    plan = {name: CONFIG[name] for name in CONFIG if name not in ("self_test", "spec")}
+    print(json.dumps(plan, indent=2, ensure_ascii=False))
+    tokenizer = load_tokenizer(CONFIG["model"])
+    answers_only = CONFIG["sft"]["trainer"].get("assistant_only_loss", False)
+    show_row(tokenizer, sft_data(tokenizer)[0], answers_only)
     return 0
+
+
+def self_test() -> int:
+    """Recompute reference vectors on this machine."""
+    vectors = {name: torch.tensor(x) for name, x in CONFIG["self_test"].items()}
+    phi = order_parameter(vectors["entropy"], int(vectors["vocab_size"]))  # [B, T]
+    found = {"phi": phi}
+    return compare(found, vectors)
 
 
 def main() -> int:
     phases = {"sft": sft}
-    args = parse_arguments(__doc__, CONFIG["run_dir"], list(phases))
+    os.environ.update(CONFIG["environment"])
+    args = parse_arguments(__doc__, CONFIG["run_dir"])
     if args.self_test:
-        vectors = CONFIG["self_test"]
-        found = phi_again(vectors)
-        return self_test(vectors, found)
+        return self_test()
     if args.dry_run:
-        return guarded(dry_run)
+        return guarded(dry_run, args.run_dir)
     if args.phase:
         return work(args, phases[args.phase])
-    return guarded(lambda: lead(args, CONFIG, list(phases)))
+    return guarded(lambda: lead(args, CONFIG, list(phases)), args.run_dir)
 
 
 if __name__ == "__main__":

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
+from pydantic import BaseModel
 
 from carl_bundle import TrainSpec, bundle
 from carl_bundle.bundler.cut import runtime_root
 from carl_bundle.bundler.explain import Explainer, Explanation
 from carl_bundle.bundler.provenance import Script
+from carl_bundle.bundler.render import render
 from carl_bundle.errors import UsageError
+from carl_bundle.recipes import plan
 
 
 def line_of(script: str, text: str) -> int:
@@ -57,7 +63,99 @@ def test_a_setting_is_traced_to_the_spec_or_to_a_default() -> None:
     found = Explainer(Script.parse(script)).explain(script[:place].count("\n") + 1)
     assert found.origin == "CONFIG['grpo']['trainer']['learning_rate']"
     assert found.settings == ("grpo.learning_rate",)
-    assert explained(script, '    "name": "carl"').settings == ("a default",)
+    found = explained(script, '    "name": "carl"')
+    assert found.settings == ("the default of name",)
+
+
+CHOSEN: dict[str, Any] = {
+    "model": {"id": "m/m", "revision": "a" * 40, "dtype": "bfloat16"},
+    "data": "rows.jsonl",
+    "sft": {"data": "more.jsonl", "max_steps": 3, "trainer": {"optim": "sgd"}},
+    "lora": {"alpha": 8, "targets": ["q_proj"]},
+    "rewards": [{"name": "pattern", "pattern": "x"}],
+    "carl": {"weight": 0.3},
+    "eval": {"items": 5},
+    "report_to": "trackio",
+}
+
+
+def settings_by_key(spec: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    """For each key of a script's CONFIG, what `carl explain` says it is set by."""
+    script = render(plan(TrainSpec.model_validate(spec)))
+    explainer = Explainer(Script.parse(script))
+    part = next(one for one in explainer.parts() if one.name == "configuration")
+    found = map(explainer.explain, range(part.first, part.last + 1))
+    return {one.origin.removeprefix("CONFIG"): one.settings for one in found}
+
+
+@pytest.fixture(scope="module")
+def chosen() -> dict[str, tuple[str, ...]]:
+    return settings_by_key(CHOSEN)
+
+
+@pytest.mark.parametrize(
+    ("key", "settings"),
+    [
+        ("['environment']", "the recipe"),
+        ("['environment']['DO_NOT_TRACK']", "the recipe"),
+        ("['model']", ""),
+        ("['model']['adapter']", "lora"),
+        ("['model']['options']['dtype']", "model.dtype"),
+        (
+            "['model']['options']['attn_implementation']",
+            "the default of model.attention",
+        ),
+        ("['lora']['lora_alpha']", "lora.alpha"),
+        ("['lora']['lora_dropout']", "the default of lora.dropout"),
+        ("['targets']", "lora.targets"),
+        ("['targets'][0]", "lora.targets"),
+        ("['sft']['data']['id']", "sft.data.id"),
+        ("['sft']['data']['limit']", "the default of sft.data.limit"),
+        ("['sft']['trainer']['max_steps']", "sft.max_steps"),
+        ("['sft']['trainer']['optim']", "sft.trainer.optim"),
+        ("['sft']['trainer']['report_to']", "the recipe"),
+        ("['sft']['trainer']['seed']", "the default of seed"),
+        ("['sft']['report_to']", "report_to"),
+        ("['grpo']['data']['id']", "data.id"),
+        ("['grpo']['data']['part']", "eval.items"),
+        ("['grpo']['trainer']['reward_weights']", "rewards, carl.weight"),
+        ("['grpo']['rewards'][0]['pattern']", "rewards.0.pattern"),
+        ("['grpo']['cascade']['carl_weight']", "carl.weight"),
+        ("['eval']['data']['limit']", "eval.items"),
+        ("['eval']['max_new_tokens']", "the default of grpo.max_completion_length"),
+        ("['spec']['sft']['max_steps']", "sft.max_steps"),
+    ],
+)
+def test_a_key_of_another_name_is_traced_too(
+    chosen: dict[str, tuple[str, ...]], key: str, settings: str
+) -> None:
+    assert ", ".join(chosen[key]) == settings
+
+
+def blocks_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [block for one in get_args(annotation) for block in blocks_in(one)]
+
+
+def fields(block: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, info in block.model_fields.items():
+        yield f"{prefix}{name}"
+        for inner in blocks_in(info.annotation):
+            yield from fields(inner, f"{prefix}{name}.")
+
+
+PUSHED = {"method": "sft", "push": {"repo": "a/b", "enabled": True}}
+
+
+@pytest.mark.parametrize("spec", [{"method": "grpo"}, PUSHED, CHOSEN])
+def test_all_that_sets_a_key_is_a_setting(spec: dict[str, Any]) -> None:
+    known = {*fields(TrainSpec), "the recipe", "the spec"}
+    for key, settings in settings_by_key(spec).items():
+        for setting in settings:
+            name = re.sub(r"\.\d+", "", setting.removeprefix("the default of "))
+            free = re.match(r"(.*\.(?:trainer|columns))\.", name)
+            assert (free[1] if free else name) in known, key
 
 
 def test_an_import_names_who_uses_it(default_script: str) -> None:

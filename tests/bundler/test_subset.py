@@ -31,7 +31,7 @@ class Row:
 def use(rows: list[Row]) -> int:
     import json
 
-    return len([json.dumps(row.other) for row in rows])
+    return len([json.dumps(vars(row)) for row in rows])
 '''
 
 
@@ -76,6 +76,7 @@ def test_ordinary_code_passes(tmp_path: Path) -> None:
         ("def f():\n    global X\n    X = 1", "rt/a.py:4: a global statement"),
         ("def f():\n    return __file__", "rt/a.py:4: __file__ has another meaning"),
         ("def f():\n    return globals()", "rt/a.py:4: globals has another"),
+        ("def f():\n    return vars()", "rt/a.py:4: vars() has another"),
         ("def f():\n    return gone", "rt/a.py:4: gone is neither"),
         ("def f():\n    from rt.other import TOP as t", "rt/a.py:4: imports of the"),
         ("def g(): ...\nX = {'g': g}", "rt/a.py:4: X is a registry: it holds g"),

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from carl_runtime_min.run import complete_checkpoints, read_json
+from carl_runtime_min.run import checkpoints, read_json
 from tests import tiny
 from tests.scripts import GROUPS, SMALL, Running, environment, render, run
 
@@ -25,6 +25,12 @@ def metrics(path: Path, phase: str) -> list[int]:
     lines = (path / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     return [row["step"] for row in rows if row["phase"] == phase and "loss" in row]
+
+
+def last_step(path: Path, phase: str) -> int:
+    """The step of the last whole checkpoint of `phase`."""
+    states = checkpoints(path / "checkpoints" / phase).values()
+    return max(int(state["global_step"]) for state in states)
 
 
 EMBEDDED = {
@@ -52,6 +58,7 @@ def test_the_embedded_pipeline_stops_at_a_missed_gate_and_can_go_on(
     assert "Traceback" not in missed.stderr + accepted.stderr
     assert metrics(path, "sft") == [1, 2, 3]
     assert metrics(path, "grpo") == [1, 2]
+    assert read_json(path / "phases.json") == {"sft": 1, "grpo": 0, "eval": 3}
     summary = read_json(path / "summary.json")
     assert summary["verdict"] == "INCONCLUSIVE"
     assert (summary["gate_step"], summary["cascade_step"]) == (None, None)
@@ -96,7 +103,6 @@ def test_a_run_survives_what_a_machine_does_to_it(
     }
     script = render(tmp_path, spec)
     path = tmp_path / "runs" / "tough"
-    checkpoints = path / "checkpoints" / "sft"
 
     with Running(script) as first:
         first.until_said("sft 3/")
@@ -107,7 +113,7 @@ def test_a_run_survives_what_a_machine_does_to_it(
         os.kill(first.process.pid, signal.SIGTERM)
         assert first.code() == 85
     assert read_json(path / "exit.json")["code"] == 85
-    stopped = read_json(complete_checkpoints(checkpoints)[-1] / "complete.json")["step"]
+    stopped = last_step(path, "sft")
     assert stopped == metrics(path, "sft")[-1]
 
     with Running(script) as second:
@@ -129,10 +135,54 @@ def test_a_run_survives_what_a_machine_does_to_it(
         third.code()
         _, alive = psutil.wait_procs([worker], timeout=60)
         assert not alive, "the phase outlived its supervisor"
-    last = read_json(complete_checkpoints(checkpoints)[-1] / "complete.json")["step"]
     steps = metrics(path, "sft")
-    assert steps == list(range(1, last + 1))
-    assert len(list(checkpoints.glob("checkpoint-*"))) in (1, 2)
+    assert steps == list(range(1, last_step(path, "sft") + 1))
+    assert len(list((path / "checkpoints" / "sft").glob("checkpoint-*"))) in (1, 2)
+
+
+SLOW = """import time
+
+
+def slow(completions, **rest):
+    time.sleep(1)
+    return [len(turns[0]["content"]) / 8 for turns in completions]
+"""
+
+
+def test_a_second_signal_ends_a_phase_at_once_and_it_can_go_on(
+    tmp_path: Path, tiny_model_dir: Path
+) -> None:
+    (tmp_path / "rewards.py").write_text(SLOW)
+    spec = {
+        "name": "slow",
+        "method": "grpo",
+        "model": str(tiny_model_dir),
+        "data": str(tiny.write_jsonl(tmp_path / "qa.jsonl", tiny.questions(16))),
+        "grpo": {**SMALL, **GROUPS, "max_steps": 1_000, "save_steps": 1},
+        "rewards": [{"function": "rewards.py:slow"}],
+    }
+    script, path = render(tmp_path, spec), tmp_path / "runs" / "slow"
+    with Running(script) as first:
+        first.until_said("grpo 2/")
+        started = workers(first.process.pid)
+        os.kill(first.process.pid, signal.SIGTERM)
+        first.until((path / "stop").exists)
+        os.kill(first.process.pid, signal.SIGTERM)
+        assert first.code() == 130
+        assert started
+        _, alive = psutil.wait_procs(started, timeout=5)
+        assert not alive, "a process was left behind"
+        assert "same command again" in first.output
+        assert "Traceback" not in first.output
+    assert not (path / "exit.json").exists()  # the phase had no time to write it
+
+    with Running(script) as second:
+        second.until_said("grpo: continuing after step")
+        second.until_said("grpo 4/")
+        os.kill(second.process.pid, signal.SIGTERM)
+        assert second.code() == 85
+    steps = metrics(path, "grpo")
+    assert steps == list(range(1, last_step(path, "grpo") + 1))
 
 
 WITNESS = '''"""Runs the script, and notes on every rank what it trained."""
@@ -151,8 +201,8 @@ import train
 original = train.fit
 
 
-def fit(trainer, run, *rest):
-    done = original(trainer, run, *rest)
+def fit(trainer, run, *rest, **named):
+    done = original(trainer, run, *rest, **named)
     digest = hashlib.sha256()
     for name, tensor in sorted(trainer.model.state_dict().items()):
         digest.update(name.encode() + tensor.numpy().tobytes())
@@ -160,10 +210,10 @@ def fit(trainer, run, *rest):
         "world": trainer.accelerator.num_processes,
         "weights": digest.hexdigest(),
         "advantages": len(trainer._logs["advantages"]),
-        "cascade": trainer.cascade.state_dict(),
+        "cascade": vars(trainer.cascade),
         "metrics": [x for x in trainer.state.log_history if "reward" in x],
     }
-    Path(f"rank-{run.rank}.json").write_text(json.dumps(facts))
+    Path(f"rank-{os.environ['RANK']}.json").write_text(json.dumps(facts))
     return done
 
 

@@ -236,7 +236,7 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
         "sft": {"learning_rate": draw(rates), "max_steps": draw(positive)},
         "grpo": {"learning_rate": draw(rates), "max_steps": draw(positive)},
         "rewards": draw(st.lists(scorer, unique_by=lambda r: r["name"], max_size=3)),
-        "lora": draw(st.sampled_from([None, False, {"r": 4}])),
+        "lora": draw(st.sampled_from([None, False, {"r": 4}, {"targets": ["q"]}])),
     }
     if draw(st.booleans()):
         text = draw(st.text(st.characters(exclude_categories=["Cs"]), max_size=50))

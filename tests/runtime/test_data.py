@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
 
+from carl_bundle import TrainSpec
+from carl_bundle.recipes import plan
 from carl_runtime_min.data import file_rows, fitting, hub_rows, prepared, sft_rows
+from carl_runtime_min.dryrun import show_row
 from carl_runtime_min.errors import UsageError
-from tests import tiny
+from tests import tiny, trainers
 
 CHAT = tiny.tokenizer()
 PLAIN = tiny.tokenizer(template=None)
@@ -19,14 +24,9 @@ ROWS = [{"prompt": "1+1?", "answer": "2"}, {"prompt": "2+2?", "answer": "4"}]
 
 
 def source(path: Path | str, **given: Any) -> dict[str, Any]:
-    empty: dict[str, Any] = {
-        "config": None,
-        "split": "train",
-        "revision": None,
-        "columns": {},
-    }
-    empty |= {"skip_last": 0, "take_last": 0}
-    return {"id": str(path), "limit": None, "system_prompt": None, **empty, **given}
+    empty = dict.fromkeys(("config", "revision", "limit", "system_prompt"))
+    common = {"split": "train", "columns": {"prompt": "prompt"}, "part": [None, None]}
+    return {"id": str(path), **empty, **common, **given}
 
 
 def user(text: str) -> dict[str, str]:
@@ -71,14 +71,18 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named_with_where_it_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no file nowhere/x\.jsonl") as refused:
+    with pytest.raises(UsageError, match=r"nowhere/x\.jsonl") as refused:
         file_rows(source("nowhere/x.jsonl"))
-    assert str(Path.cwd()) in refused.value.remedy
+    assert str(Path.cwd() / "nowhere" / "x.jsonl") in str(refused.value)
+    assert "there" in refused.value.remedy
 
 
 @pytest.mark.parametrize(
     ("name", "content"),
     [
+        ("latin.jsonl", '{"prompt": "\xe4"}\n'),
+        ("latin.json", '[{"prompt": "\xe4"}]'),
+        ("utf-16.jsonl", "\xff\xfe{\0"),
         ("torn.jsonl", '{"prompt": "a", "answer": "1"}\n{"prompt": "b", "ans'),
         ("words.jsonl", "this is no JSON\n"),
         ("mixed.jsonl", '{"prompt": "a"}\n{"prompt": {"x": 1}}\n'),
@@ -94,66 +98,66 @@ def test_a_missing_file_is_named_with_where_it_was_looked_for(tmp_path: Path) ->
 def test_a_broken_file_is_refused_by_name(
     tmp_path: Path, name: str, content: str
 ) -> None:
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_bytes(content.encode("latin-1"))
     told = source(tmp_path / name)
     with pytest.raises(UsageError, match=name) as refused:
-        prepared(file_rows(told), told, ["prompt"], CHAT)
+        prepared(file_rows(told), told, CHAT)
+    assert not str(refused.value).endswith(": ")
     assert refused.value.remedy
     assert refused.value.exit_code == 2
 
 
 def test_plain_prompts_become_conversations_for_a_chat_model() -> None:
-    rows = prepared(Dataset.from_list(ROWS), source("x"), ["prompt"], CHAT)
+    rows = prepared(Dataset.from_list(ROWS), source("x"), CHAT)
     assert plain(rows)[0] == {"prompt": [user("1+1?")], "answer": "2"}
     told = source("x", system_prompt="be terse")
-    rows = prepared(Dataset.from_list(ROWS), told, ["prompt"], CHAT)
+    rows = prepared(Dataset.from_list(ROWS), told, CHAT)
     system = {"role": "system", "content": "be terse"}
     assert plain(rows)[0]["prompt"] == [system, user("1+1?")]
 
 
 def test_without_a_chat_template_text_stays_text() -> None:
-    rows = prepared(Dataset.from_list(ROWS), source("x"), ["prompt"], PLAIN)
+    rows = prepared(Dataset.from_list(ROWS), source("x"), PLAIN)
     assert plain(rows) == ROWS
 
 
 def test_conversations_stay_and_lose_their_last_answer() -> None:
     turns = [user("a"), assistant("b"), user("c"), assistant("d")]
     data = Dataset.from_list([{"prompt": turns}, {"prompt": turns[:3]}])
-    rows = prepared(data, source("x"), ["prompt"], CHAT)
+    rows = prepared(data, source("x"), CHAT)
     assert plain(rows) == [{"prompt": turns[:3]}, {"prompt": turns[:3]}]
 
 
 def test_columns_get_our_names_and_the_others_stay() -> None:
     data = Dataset.from_list([{"question": "q", "gold": "g", "level": 3}])
     mapped = source("x", columns={"prompt": "question", "answer": "gold"})
-    rows = prepared(data, mapped, ["prompt"], PLAIN)
-    assert plain(rows) == [{"prompt": "q", "answer": "g", "level": 3}]
+    rows = prepared(data, mapped, PLAIN)
+    ours = {"prompt": "q", "answer": "g"}
+    assert plain(rows) == [{"question": "q", "gold": "g", "level": 3, **ours}]
 
 
 def test_a_mapping_wins_over_a_column_that_has_our_name_already() -> None:
     data = Dataset.from_list([{"prompt": "old", "question": "new", "answer": "1"}])
     mapped = source("x", columns={"prompt": "question"})
-    assert plain(prepared(data, mapped, ["prompt"], PLAIN))[0]["prompt"] == "new"
+    assert plain(prepared(data, mapped, PLAIN))[0]["prompt"] == "new"
 
 
 def test_columns_may_change_places() -> None:
     data = Dataset.from_list([{"prompt": "a", "answer": "q"}])
     mapped = source("x", columns={"prompt": "answer", "answer": "prompt"})
-    assert plain(prepared(data, mapped, ["prompt"], PLAIN)) == [
-        {"prompt": "q", "answer": "a"}
-    ]
+    assert plain(prepared(data, mapped, PLAIN)) == [{"prompt": "q", "answer": "a"}]
 
 
 @pytest.mark.parametrize(
     ("columns", "missing"),
-    [({}, "prompt"), ({"prompt": "problem"}, "problem")],
+    [({"prompt": "prompt"}, "prompt"), ({"prompt": "problem"}, "problem")],
 )
 def test_a_missing_column_is_named_beside_those_there_are(
     columns: dict[str, str], missing: str
 ) -> None:
     data = Dataset.from_list([{"question": "q", "gold": "g"}])
     with pytest.raises(UsageError, match=f"rows.jsonl: no column '{missing}'") as no:
-        prepared(data, source("rows.jsonl", columns=columns), ["prompt"], CHAT)
+        prepared(data, source("rows.jsonl", columns=columns), CHAT)
     assert "data.columns" in no.value.remedy
     assert "question" in no.value.remedy
 
@@ -161,13 +165,13 @@ def test_a_missing_column_is_named_beside_those_there_are(
 def test_a_file_without_rows_is_refused() -> None:
     data = Dataset.from_dict({"prompt": []})
     with pytest.raises(UsageError, match="rows"):
-        prepared(data, source("x"), ["prompt"], CHAT)
+        prepared(data, source("x"), CHAT)
 
 
 @pytest.mark.parametrize(("limit", "count"), [(None, 5), (2, 2), (99, 5)])
 def test_a_limit_takes_the_first_rows(limit: int | None, count: int) -> None:
     data = Dataset.from_list([{"prompt": str(i)} for i in range(5)])
-    rows = prepared(data, source("x", limit=limit), ["prompt"], PLAIN)
+    rows = prepared(data, source("x", limit=limit), PLAIN)
     assert rows["prompt"][:] == [str(i) for i in range(count)]
 
 
@@ -175,24 +179,38 @@ def test_a_limit_takes_the_first_rows(limit: int | None, count: int) -> None:
     ("given", "expected"),
     [
         ({}, "01234567"),
-        ({"skip_last": 3}, "01234"),
-        ({"take_last": 3}, "567"),
-        ({"take_last": 3, "limit": 2}, "56"),
-        ({"skip_last": 3, "limit": 4}, "0123"),
-        ({"skip_last": 3, "limit": 99}, "01234"),
-        ({"take_last": 99}, "01234567"),
+        ({"part": [None, -3]}, "01234"),
+        ({"part": [-3, None]}, "567"),
+        ({"part": [-3, None], "limit": 2}, "56"),
+        ({"part": [None, -3], "limit": 4}, "0123"),
+        ({"part": [None, -3], "limit": 99}, "01234"),
+        ({"part": [-99, None]}, "01234567"),
     ],
 )
-def test_held_out_rows_are_the_last_ones(given: dict[str, int], expected: str) -> None:
+def test_held_out_rows_are_the_last_ones(given: dict[str, Any], expected: str) -> None:
     data = Dataset.from_list([{"prompt": str(i)} for i in range(8)])
-    rows = prepared(data, source("x", **given), ["prompt"], PLAIN)
+    rows = prepared(data, source("x", **given), PLAIN)
     assert "".join(rows["prompt"][:]) == expected
+
+
+def test_no_phase_trains_on_rows_that_are_evaluated() -> None:
+    rows = {"id": "x.jsonl", "columns": {"prompt": "q"}}
+    spec = {"model": {"id": "m/m", "revision": "a" * 40}, "data": rows}
+    spec |= {"grpo": {"data": {**rows, "limit": 4}}, "eval": {"items": 3}}
+    spec |= {"rewards": [{"name": "exact_answer"}]}
+    config = plan(TrainSpec.model_validate(spec)).config
+    data = Dataset.from_list([{"q": str(i), "answer": "a"} for i in range(8)])
+    found = {"sft": sft_rows(data, config["sft"]["data"], PLAIN)}
+    for phase in ("grpo", "eval"):
+        found[phase] = prepared(data, config[phase]["data"], PLAIN)
+    prompts = {phase: "".join(rows["prompt"]) for phase, rows in found.items()}
+    assert prompts == {"sft": "01234", "grpo": "0123", "eval": "567"}
 
 
 def test_a_file_with_nothing_but_held_out_rows_is_refused() -> None:
     data = Dataset.from_list([{"prompt": "a"}] * 3)
     with pytest.raises(UsageError, match="too few rows"):
-        prepared(data, source("x", skip_last=3), ["prompt"], PLAIN)
+        prepared(data, source("x", part=[None, -3]), PLAIN)
 
 
 @pytest.mark.parametrize("words", [CHAT, PLAIN])
@@ -200,7 +218,7 @@ def test_prompts_that_do_not_fit_are_left_out_and_counted(
     words: Any, capsys: Any
 ) -> None:
     data = Dataset.from_list([{"prompt": "x" * n} for n in (1, 5, 6, 30)])
-    rows = prepared(data, source("x"), ["prompt"], words)
+    rows = prepared(data, source("x"), words)
     if words is CHAT:
         ids = CHAT.apply_chat_template(rows[1]["prompt"], add_generation_prompt=True)
     else:
@@ -267,7 +285,7 @@ def test_sft_takes_conversations_or_prompts_with_completions(
 
 
 def test_a_system_prompt_opens_conversations_that_have_none() -> None:
-    told = source("x", system_prompt="be terse")
+    told = source("x", system_prompt="be terse", columns={})
     system = {"role": "system", "content": "be terse"}
     rows = sft_rows(Dataset.from_list([{"messages": TURNS}]), told, CHAT)
     assert plain(rows) == [{"messages": [system, *TURNS]}]
@@ -276,29 +294,59 @@ def test_a_system_prompt_opens_conversations_that_have_none() -> None:
     assert plain(rows) == [{"messages": theirs}]
 
 
+MARKED = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }} {% if m['role'] == 'assistant' "
+    "%}{% generation %}{{ m['content'] + '<|im_end|>' }}{% endgeneration %}"
+    "{% else %}{{ m['content'] + '<|im_end|>' }}{% endif %}{% endfor %}"
+)
+
+
+def test_of_messages_the_answers_alone_can_be_learned(
+    tmp_path: Path, capsys: Any
+) -> None:
+    """What the trainer learns with `assistant_only_loss` is what a dry run shows."""
+    words, turns = tiny.tokenizer(MARKED), [*TURNS, user("r"), assistant("b")]
+    data = Dataset.from_list([{"messages": turns, "id": 1}])
+    rows = sft_rows(data, source("x", columns={}), words)
+    given = {"assistant_only_loss": True, "max_length": None}
+    trainer = SFTTrainer(
+        tiny.model(),
+        args=SFTConfig(**trainers.arguments(trainers.run_dir(tmp_path), **given)),
+        train_dataset=rows,
+        processing_class=words,
+    )
+    [row] = trainer.train_dataset
+    learned = [token for token in row["labels"] if token != -100]
+    assert words.decode(learned) == "a<|im_end|>b<|im_end|>"
+    show_row(words, rows[0], answers_only=True)
+    found = capsys.readouterr().out
+    assert re.findall("⟦(.*?)⟧", found) == ["a<|im_end|>", "b<|im_end|>"]
+    assert "warning" not in found
+
+
 def test_sft_says_what_it_lacks() -> None:
     data = Dataset.from_list([{"text": "x"}])
     with pytest.raises(UsageError, match="no column 'prompt'"):
-        sft_rows(data, source("x"), CHAT)
+        sft_rows(data, source("x", columns={}), CHAT)
     data = Dataset.from_list([{"prompt": "x"}])
     with pytest.raises(UsageError, match="no column 'completion'"):
-        sft_rows(data, source("x"), CHAT)
+        sft_rows(data, source("x", columns={}), CHAT)
 
 
 def test_conversations_need_a_chat_template() -> None:
     for row in ({"messages": TURNS}, {"prompt": TURNS[:1], "completion": TURNS[1:]}):
         with pytest.raises(UsageError, match="chat template"):
-            sft_rows(Dataset.from_list([row]), source("x"), PLAIN)
+            sft_rows(Dataset.from_list([row]), source("x", columns={}), PLAIN)
     data = Dataset.from_list([{"prompt": TURNS[:1]}])
     with pytest.raises(UsageError, match="chat template"):
-        prepared(data, source("x"), ["prompt"], PLAIN)
+        prepared(data, source("x"), PLAIN)
 
 
 @pytest.mark.parametrize("nothing", [None, []])
 def test_a_row_without_text_is_refused(nothing: Any) -> None:
     data = Dataset.from_dict({"prompt": [TURNS[:1], nothing]})
     with pytest.raises(UsageError, match=r"rows\.jsonl: a prompt is"):
-        prepared(data, source("rows.jsonl"), ["prompt"], CHAT)
+        prepared(data, source("rows.jsonl"), CHAT)
 
 
 def test_hub_rows_come_from_the_pinned_revision(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-import signal
+import shutil
+import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
@@ -14,11 +15,12 @@ from typing import Any
 
 import pytest
 
+from carl_bundle.recipes.config import ENVIRONMENT
 from carl_runtime_min import entry
-from carl_runtime_min.entry import guarded, identity, lead, parse_arguments, work
+from carl_runtime_min.entry import claim, identity, lead, parse_arguments, work
 from carl_runtime_min.errors import CarlError, ConfigurationError, UsageError
-from carl_runtime_min.run import claim, file_sha256, read_json, write_json
-from carl_runtime_min.supervisor import STOP_SIGNALS
+from carl_runtime_min.run import STATE, Run, read_json, sha256, write_json
+from tests.scripts import here, render, signals_restored
 
 SCRIPT = """
 import json, sys
@@ -26,13 +28,12 @@ from pathlib import Path
 
 run = Path(sys.argv[sys.argv.index("--run-dir") + 1])
 phase = sys.argv[sys.argv.index("--phase") + 1]
-code = json.loads((run / "codes").read_text())[phase]
+codes = json.loads((run / "codes").read_text())
+code = codes[phase]
 with (run / "log").open("a") as log:
     log.write(phase + " ")
-done = run / "phases.json"
-phases = json.loads(done.read_text()) if done.is_file() else {}
-if code in (0, 1, 3):
-    done.write_text(json.dumps({**phases, phase: code}))
+if codes.get("stop") == phase:  # a signal that comes when its work is done
+    (run / "stop").touch()
 (run / "exit.json").write_text(json.dumps({"code": code}))
 """
 PHASES = ["sft", "grpo", "eval"]
@@ -40,10 +41,8 @@ PHASES = ["sft", "grpo", "eval"]
 
 @pytest.fixture(autouse=True)
 def _own_signals() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    with signals_restored():
+        yield
 
 
 @pytest.fixture
@@ -57,7 +56,8 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def config(**blocks: Any) -> dict[str, Any]:
     spec = {"name": "x", "data": {"id": "rows.jsonl"}}  # as the user wrote it
-    return {"seed": 7, "name": "x", "model": {"id": "y"}, "spec": spec, **blocks}
+    given = {"seed": 7, "name": "x", "model": {"id": "y"}, "spec": spec}
+    return {**given, **{phase: {} for phase in PHASES}, **blocks}
 
 
 def arguments(script: Path, **given: Any) -> Namespace:
@@ -65,7 +65,7 @@ def arguments(script: Path, **given: Any) -> Namespace:
     return Namespace(**{"run_dir": run, "resume": "auto", "accept": [], **given})
 
 
-def run_script(script: Path, codes: dict[str, int], **given: Any) -> tuple[int, str]:
+def run_script(script: Path, codes: dict[str, Any], **given: Any) -> tuple[int, str]:
     """(exit code, phases that were started) of one command."""
     args = arguments(script, **given)
     args.run_dir.mkdir(exist_ok=True)
@@ -73,7 +73,12 @@ def run_script(script: Path, codes: dict[str, int], **given: Any) -> tuple[int, 
     (args.run_dir / "log").write_text("")
     with pytest.MonkeyPatch.context() as patch:
         held: list[int] = []
-        patch.setattr(entry, "claim", lambda *a: held.append(claim(*a)) or held[0])
+
+        def hold(*given: Any) -> int:
+            held.append(claim(*given))
+            return held[0]
+
+        patch.setattr(entry, "claim", hold)
         try:
             code = lead(args, config(), PHASES)
         finally:  # as the end of the process would
@@ -115,6 +120,11 @@ def test_only_a_verdict_can_be_accepted(script: Path) -> None:
     assert run_script(script, crash, accept=["sft", "grpo"]) == (70, "sft")
 
 
+def test_a_stop_between_two_phases_starts_no_further_one(script: Path) -> None:
+    assert run_script(script, {**GOOD, "stop": "sft"}) == (85, "sft")
+    assert run_script(script, GOOD) == (0, "grpo eval")
+
+
 def test_a_launcher_is_not_needed_and_refused(
     script: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,7 +138,7 @@ def test_a_launcher_is_not_needed_and_refused(
 def test_run_json_says_what_ran_where(script: Path) -> None:
     run_script(script, GOOD)
     record = read_json(script.parent / "run" / "run.json")
-    assert record["script_sha256"] == file_sha256(script)
+    assert record["script_sha256"] == sha256(script)
     assert len(record["spec_sha256"]) == 64
     assert record["seed"] == 7
     assert record["world_size"] == 1
@@ -159,33 +169,177 @@ def test_identity_follows_content(script: Path, tmp_path: Path) -> None:
     rows.write_text('{"prompt": "a"}\n')
     local = {"data": {"id": str(rows), "revision": None}}
     hub = {"data": {"id": "org/set", "revision": "abc"}}
-    first = identity(config(sft=local, grpo=hub))
-    assert identity(config(sft=local, grpo=hub)) == first
+    blocks = config(sft=local, grpo=hub, push={"repo": "org/result"})
+    phases = ["sft", "grpo", "push"]
+    first = identity(blocks, phases)
+    assert identity(blocks, phases) == first
     assert first["data_revision"] == [None, "abc"]
     rows.write_text('{"prompt": "b"}\n')
-    second = identity(config(sft=local, grpo=hub))
+    second = identity(blocks, phases)
     assert [key for key in first if first[key] != second[key]] == ["data_sha256"]
-    third = identity({**config(sft=local, grpo=hub), "spec": {"name": "y"}})
+    third = identity({**blocks, "spec": {"name": "y"}}, phases)
     assert [key for key in second if second[key] != third[key]] == ["spec_sha256"]
 
 
+IDENTITY = {
+    "world_size": 1,
+    "data_sha256": {"rows.jsonl": "d1"},
+    "spec_sha256": "s1",
+    "script_sha256": "c1",
+}
+
+
+def start(path: Path, resume: str = "auto", **changed: Any) -> None:
+    """Claim `path` as one command would, then end that command."""
+    facts = {**IDENTITY, **changed}
+    os.close(claim(path, facts, resume))
+    write_json(path / "run.json", facts)
+
+
+def test_the_same_run_may_continue(tmp_path: Path) -> None:
+    start(tmp_path / "run")
+    start(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"script_sha256": "c2"},
+        {"spec_sha256": "s2", "script_sha256": "c2"},
+        {"data_sha256": {"rows.jsonl": "d2"}},
+        {"world_size": 4},
+    ],
+)
+def test_another_run_is_refused_by_name(
+    tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    start(tmp_path)
+    name, value = next(iter(changed.items()))
+    with pytest.raises(UsageError, match=name) as refused:
+        start(tmp_path, **changed)
+    assert str(value) in str(refused.value)
+    assert str(IDENTITY[name]) in str(refused.value)
+    assert "--run-dir" in refused.value.remedy
+    assert refused.value.exit_code == 2
+
+
+def test_never_wants_a_directory_without_a_run(tmp_path: Path) -> None:
+    start(tmp_path / "run", resume="never")
+    with pytest.raises(UsageError, match="holds a run already"):
+        start(tmp_path / "run", resume="never")
+
+
+def checkpoint(run: Path, phase: str, step: int, state: str = "{\n}\n") -> str:
+    folder = run / "checkpoints" / phase / f"checkpoint-{step}"
+    folder.mkdir(parents=True)
+    (folder / STATE).write_text(state)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "good"),
+    [
+        ("checkpoints/grpo/checkpoint-2", True),
+        ("checkpoints/grpo/checkpoint-2/", True),
+        ("checkpoints/grpo/checkpoint-4", False),
+        ("checkpoints/sft/checkpoint-2", False),
+        ("../other/checkpoints/grpo/checkpoint-2", False),
+        ("checkpoint-2", False),
+        (".", False),
+        ("Auto", False),
+    ],
+)
+def test_only_a_whole_checkpoint_of_a_phase_not_done_can_be_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: str, good: bool
+) -> None:
+    run = tmp_path / "run"
+    start(run)
+    checkpoint(run, "sft", 2)
+    write_json(run / "phases.json", {"sft": 0})
+    checkpoint(run, "grpo", 2)
+    checkpoint(run, "grpo", 4, state="{")
+    checkpoint(tmp_path / "other", "grpo", 2)
+    monkeypatch.chdir(run)
+    if good:
+        start(run, resume=str(run / chosen))
+        return start(run, resume=chosen)
+    with pytest.raises(UsageError, match=f"^{chosen} is no checkpoint to go") as no:
+        start(run, resume=chosen)
+    assert f"{run}/checkpoints" in no.value.remedy
+    assert no.value.exit_code == 2
+
+
+HOLDER = """
+import fcntl, os, sys
+lock = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+fcntl.flock(lock, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_processes_do_not_share_a_run_directory(tmp_path: Path) -> None:
+    start(tmp_path)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path / ".lock")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(UsageError, match="a process is running in"):
+            start(tmp_path)
+        assert holder.stdin is not None
+        holder.stdin.close()
+    start(tmp_path)
+
+
+def test_a_lock_outlives_the_one_who_took_it(tmp_path: Path) -> None:
+    """A phase inherits it: while a phase lives, nobody else may start."""
+    descriptor = claim(tmp_path, IDENTITY, "auto")
+    child = subprocess.Popen(
+        [sys.executable, "-c", "import sys; sys.stdin.read()"],
+        stdin=subprocess.PIPE,
+        pass_fds=(descriptor,),
+    )
+    os.close(descriptor)
+    with child:
+        with pytest.raises(UsageError, match="a process is running in"):
+            start(tmp_path)
+        assert child.stdin is not None
+        child.stdin.close()
+    start(tmp_path)
+
+
 def in_phase(tmp_path: Path, result: Any, phase: str = "sft") -> int:
-    def action(run: Any, stop: Any) -> int:
+    def action(run: Run) -> int:
+        assert (run.path, run.phase, run.resume) == (tmp_path, phase, "auto")
         if isinstance(result, Exception):
             raise result
         return int(result)
 
-    args = Namespace(run_dir=tmp_path, resume="auto", phase=phase)
-    return work(args, action)
+    return work(Namespace(run_dir=tmp_path, resume="auto", phase=phase), action)
 
 
 @pytest.mark.parametrize("code", [0, 1, 3, 85])
 def test_a_phase_leaves_its_code(tmp_path: Path, code: int) -> None:
-    write_json(tmp_path / "phases.json", {"earlier": 0})
     assert in_phase(tmp_path, code) == code
-    assert read_json(tmp_path / "exit.json")["code"] == code
-    done = {"earlier": 0} if code == 85 else {"earlier": 0, "sft": code}
-    assert read_json(tmp_path / "phases.json") == done
+    assert read_json(tmp_path / "exit.json") == {"code": code, "phase": "sft"}
+
+
+@pytest.mark.parametrize(
+    ("result", "status"), [(0, 0), (1, 0), (3, 0), (85, 0), (UsageError("no"), 2)]
+)
+def test_the_code_is_that_of_the_first_rank(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, result: Any, status: int
+) -> None:
+    """torchrun ends all ranks when one fails: another one fails by an error alone."""
+    monkeypatch.setenv("RANK", "1")
+    half = checkpoint(tmp_path, "sft", 2, state="{")
+    assert in_phase(tmp_path, result) == status
+    assert not (tmp_path / "exit.json").exists()
+    assert Path(half).exists()
 
 
 @pytest.mark.parametrize(
@@ -194,7 +348,7 @@ def test_a_phase_leaves_its_code(tmp_path: Path, code: int) -> None:
         (UsageError("no such column", remedy="name it"), 2, ["no such", "name it"]),
         (ConfigurationError("no token", remedy="log in"), 4, ["no token", "log in"]),
         (CarlError("odd", remedy="tell us"), 70, ["odd", "tell us"]),
-        (OSError(errno.ENOSPC, "No space left on device"), 4, ["No space left", "fix"]),
+        (OSError(errno.ENOSPC, "No space left on device"), 4, ["same command"]),
         (PermissionError(errno.EACCES, "Permission denied", "x"), 4, ["denied", "fix"]),
     ],
 )
@@ -208,20 +362,31 @@ def test_an_error_for_people_is_a_message_with_a_remedy(
     assert printed.err.startswith("error: ")
     assert all(words in printed.err for words in shown)
     assert read_json(tmp_path / "exit.json")["code"] == code
-    assert read_json(tmp_path / "phases.json") is None
 
 
 def test_what_nobody_foresaw_is_70(tmp_path: Path, capsys: Any) -> None:
     assert in_phase(tmp_path, ZeroDivisionError("x")) == 70
     assert "ZeroDivisionError" in capsys.readouterr().err
-    assert guarded(lambda: 1) == 1
+
+
+def test_a_full_disk_is_told_whatever_the_library_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def full(self: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    half = checkpoint(tmp_path, "sft", 2, state="{")
+    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Namespace(free=0))
+    assert in_phase(tmp_path, RuntimeError("unexpected pos 64 vs 0")) == 4
+    assert f"error: no space left for {tmp_path}\n" in capsys.readouterr().err
+    assert not Path(half).exists()
+    assert not (tmp_path / "exit.json").exists()  # the exit status tells it
 
 
 def parsed(monkeypatch: pytest.MonkeyPatch, *given: str) -> Namespace:
     monkeypatch.setattr(sys, "argv", ["train.py", *given])
-    return parse_arguments(
-        "What this run does.\n\n    python train.py", "runs/x", ["sft"]
-    )
+    return parse_arguments("What this run does.\n\n    python train.py", "runs/x")
 
 
 def test_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,17 +394,13 @@ def test_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (default.run_dir, default.resume) == (Path("runs/x"), "auto")
     assert not any((default.dry_run, default.self_test, default.phase))
     assert parsed(monkeypatch, "--run-dir", "a b").run_dir == Path("a b")
-    assert (
-        parsed(monkeypatch, "--resume", "ck/checkpoint-3").resume == "ck/checkpoint-3"
-    )
+    assert parsed(monkeypatch, "--resume", "a/checkpoint-3").resume == "a/checkpoint-3"
 
 
 def test_phases_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parsed(monkeypatch, "--phase", "sft").phase == "sft"
-    assert parsed(monkeypatch, "--accept", "sft").accept == ["sft"]
-    with pytest.raises(SystemExit) as ended:
-        parsed(monkeypatch, "--phase", "nonsense")
-    assert ended.value.code == 2
+    accepted = parsed(monkeypatch, "--accept", "sft", "--accept", "grpo").accept
+    assert accepted == ["sft", "grpo"]
 
 
 def test_help_is_the_docstring(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -250,6 +411,7 @@ def test_help_is_the_docstring(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> 
     assert "What this run does.\n\n    python train.py" in shown
     for option in ("--resume", "--dry-run", "--self-test", "--run-dir", "--accept"):
         assert option in shown
+    assert "--phase" not in shown
 
 
 def test_an_unknown_option_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,9 +420,11 @@ def test_an_unknown_option_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> 
     assert ended.value.code == 2
 
 
-def test_libraries_do_not_report_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+def test_libraries_do_not_report_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ENVIRONMENT:
         monkeypatch.setenv(name, "0")
-    parsed(monkeypatch)
+    assert here(render(tmp_path, {"name": "quiet"}), "--self-test") == 0
     assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
     assert os.environ["DO_NOT_TRACK"] == "1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,10 +26,9 @@ SETTINGS = {"temperature": 1.0, "batch_size": 4, "max_new_tokens": 10}
 
 
 def answers(model: Any, rows: Any, seed: int = 0, **given: Any) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = sample_answers(
-        model, tiny.tokenizer(), rows, {**SETTINGS, **given}, seed
-    )
-    return found
+    torch.manual_seed(seed)
+    prompts, settings = rows["prompt"][:], {**SETTINGS, **given}
+    return sample_answers(model, tiny.tokenizer(), prompts, settings)
 
 
 def start(prompt: Any) -> list[int]:
@@ -123,10 +123,22 @@ def test_only_the_policy_decides_not_its_generation_defaults() -> None:
         assert answers(model, CHATS, **given) == answers(plain, CHATS, **given)
 
 
-def test_an_evaluation_can_be_stopped_and_run_again() -> None:
+def test_an_evaluation_can_be_stopped_and_run_again(tmp_path: Path) -> None:
+    """While the first of three batches is answered, it is asked to stop."""
+    model, run, asked = tiny.model(), trainers.run_dir(tmp_path, "eval"), []
+
+    def generate(**batch: Any) -> Any:
+        asked.append((tmp_path / "stop").touch())
+        return type(model).generate(model, **batch)
+
+    model.generate = generate
     with pytest.raises(CarlError, match="asked to stop") as stopped:
-        sample_answers(tiny.model(), WORDS, CHATS, SETTINGS, 0, trainers.Asked(2))
+        sample_answers(model, WORDS, CHATS["prompt"][:], SETTINGS, run)
     assert stopped.value.exit_code == 85
+    assert len(asked) == 1
+    (tmp_path / "stop").unlink()
+    del model.generate
+    assert len(sample_answers(model, WORDS, CHATS["prompt"][:], SETTINGS, run)) == 10
 
 
 def answered(*texts: str) -> list[dict[str, Any]]:

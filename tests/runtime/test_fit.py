@@ -5,23 +5,26 @@ from __future__ import annotations
 import errno
 import json
 import math
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import Trainer, TrainerState
 
-from carl_runtime_min import fit as fit_module
 from carl_runtime_min.cascade import Cascade
-from carl_runtime_min.errors import CarlError
+from carl_runtime_min.entry import work
+from carl_runtime_min.errors import UsageError
 from carl_runtime_min.fit import fit, head_width, training_arguments
 from carl_runtime_min.gate import PhaseTransitionGate
 from carl_runtime_min.grpo import CoherentGRPO, ReusedScores
-from carl_runtime_min.run import COMPLETE, complete_checkpoints, read_json
+from carl_runtime_min.run import STATE, checkpoints, read_json, weights_sha256
 from tests import tiny, trainers
+from tests.scripts import signals_restored
 from tests.trainers import Asked, Crash, run_dir
 
-SETTINGS = {"keep": 2, "result": "model"}
+SETTINGS = {"result": "model"}
 TIMES = ("runtime", "per_second", "step_time")
 
 
@@ -35,39 +38,37 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
+def whole(folder: Path, phase: str) -> list[str]:
+    """The names of the whole checkpoints of a phase."""
+    return sorted(path.name for path in checkpoints(folder / "checkpoints" / phase))
+
+
 def fit_grpo(
     folder: Path,
     mixin: type = CoherentGRPO,
-    stop: Any = None,
+    asked: int = -1,
     crash: int = -1,
     **given: Any,
 ) -> tuple[bool, Any]:
     options = {"max_steps": 6, "save_steps": 2, "samples_every": 2}
     trainer = trainers.grpo(folder, mixin, **(options | given))
-    done = fit(
-        trainer,
-        run_dir(folder),
-        SETTINGS,
-        {"cascade": trainer.cascade},
-        stop or Asked(),
-        [Crash(crash)],
-    )
+    parts, callbacks = {"cascade": trainer.cascade}, [Asked(folder, asked)]
+    done = fit(trainer, run_dir(folder), SETTINGS, parts, [*callbacks, Crash(crash)])
     return done, trainer
 
 
 def fit_sft(
     folder: Path,
     gate: PhaseTransitionGate | None = None,
-    stop: Any = None,
+    asked: int = -1,
     crash: int = -1,
     **given: Any,
 ) -> tuple[bool, Any]:
     gate = gate or PhaseTransitionGate(threshold=2.0)
-    options = {"max_steps": 8, "save_steps": 3}
+    options = {"max_steps": 8, "save_steps": 3, "save_total_limit": 2}
     trainer, watch = trainers.sft(folder, gate, **(options | given))
-    run = run_dir(folder, "sft")
-    callbacks = [watch, Crash(crash)]
-    done = fit(trainer, run, SETTINGS, {"gate": gate}, stop or Asked(), callbacks)
+    callbacks = [watch, Asked(folder, asked), Crash(crash)]
+    done = fit(trainer, run_dir(folder, "sft"), SETTINGS, {"gate": gate}, callbacks)
     return done, trainer
 
 
@@ -80,11 +81,11 @@ def test_a_phase_leaves_metrics_checkpoints_model_and_digest(tmp_path: Path) -> 
         assert row["phase"] == "sft"
         phi = 1 - row["entropy"] / math.log(320)
         assert row["phi"] == pytest.approx(phi, abs=1e-6)
-    kept = complete_checkpoints(tmp_path / "checkpoints" / "sft")
-    assert [path.name for path in kept] == ["checkpoint-3", "checkpoint-4"]
+    assert whole(tmp_path, "sft") == ["checkpoint-3", "checkpoint-4"]
     assert len(list((tmp_path / "checkpoints" / "sft").glob("checkpoint-*"))) == 2
     assert (tmp_path / "model" / "model.safetensors").is_file()
-    assert len(read_json(tmp_path / "summary.json")["weights_sha256"]) == 64
+    digest = read_json(tmp_path / "summary.json")["weights_sha256"]
+    assert digest == weights_sha256(tmp_path / "model")
     assert not list(tmp_path.rglob("*.draft"))
 
 
@@ -137,7 +138,7 @@ def test_grpo_after_a_crash_is_the_run_that_had_none(
     assert (hurt / "samples.jsonl").read_text() == (
         tmp_path / "plain" / "samples.jsonl"
     ).read_text()
-    assert resumed.cascade.state_dict() == plain.cascade.state_dict()
+    assert resumed.cascade == plain.cascade
     assert resumed.cascade.stage == "B"
     summaries = [
         read_json(path / "summary.json") for path in (hurt, tmp_path / "plain")
@@ -160,7 +161,7 @@ def test_sft_after_a_crash_is_the_run_that_had_none(tmp_path: Path) -> None:
     again = any_five()
     done, resumed = fit_sft(hurt, again)
     assert done
-    assert again.state_dict() == gate.state_dict()
+    assert again == gate
     assert trainers.same_weights(plain.model, resumed.model)
     kept = ("loss", "mean_token_accuracy", "entropy", "step")
     rows = [
@@ -186,10 +187,10 @@ def test_a_stop_leaves_a_checkpoint_from_which_the_run_goes_on(
 ) -> None:
     fit_grpo(tmp_path / "plain", max_steps=4, save_steps=4)
     path = tmp_path / "stopped"
-    done, _ = fit_grpo(path, max_steps=4, save_steps=4, stop=Asked(step))
+    done, _ = fit_grpo(path, max_steps=4, save_steps=4, asked=step)
+    assert done == (step == 4)  # asked during the last step: there is no more to do
     if not done:
-        last = complete_checkpoints(path / "checkpoints" / "grpo")[-1]
-        assert last.name == f"checkpoint-{step}"
+        assert whole(path, "grpo") == [f"checkpoint-{step}"]
         assert not (path / "model").exists()
         done, _ = fit_grpo(path, max_steps=4, save_steps=4)
     assert done
@@ -205,25 +206,26 @@ def firing() -> PhaseTransitionGate:
 def test_a_stop_at_the_step_of_the_gate_does_not_train_on(tmp_path: Path) -> None:
     _, plain = fit_sft(tmp_path / "plain", firing())
     path = tmp_path / "stopped"
-    done, resumed = fit_sft(path, firing(), stop=Asked(2))
-    if not done:
-        done, resumed = fit_sft(path, firing())
+    done, resumed = fit_sft(path, firing(), asked=2)
     assert done
+    assert resumed.state.global_step == 2
     assert trainers.same_weights(plain.model, resumed.model)
 
 
 @pytest.mark.parametrize("gate", [firing, lambda: None])
+@pytest.mark.parametrize("last", ["shutil.rmtree", "weights_sha256"])
 def test_a_crash_between_the_last_step_and_the_result_does_not_train_on(
-    tmp_path: Path, monkeypatch: Any, gate: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gate: Any, last: str
 ) -> None:
     _, plain = fit_sft(tmp_path / "plain", gate(), max_steps=3)
 
-    def crash(*_: Any) -> str:
+    def crash(*_: Any, **__: Any) -> str:
         raise KeyboardInterrupt("the machine is gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(fit_module, "weights_sha256", crash)
+        patch.setattr(f"carl_runtime_min.fit.{last}", crash)
         crashed(lambda: fit_sft(tmp_path / "hurt", gate(), max_steps=3))
+    assert (tmp_path / "hurt" / "model").exists() == (last == "weights_sha256")
     done, resumed = fit_sft(tmp_path / "hurt", gate(), max_steps=3)
     assert done
     assert trainers.same_weights(plain.model, resumed.model)
@@ -233,59 +235,98 @@ def test_a_crash_between_the_last_step_and_the_result_does_not_train_on(
         read_json(tmp_path / path / "summary.json")["weights_sha256"]
         for path in ("hurt", "plain")
     ]
-    assert digests[0] == digests[1]
+    assert digests[0] == digests[1] == weights_sha256(tmp_path / "hurt" / "model")
+    assert not (
+        tmp_path / "hurt" / "checkpoints" / "sft" / "checkpoint-result"
+    ).exists()
 
 
-def test_the_old_checkpoint_goes_only_after_the_new_one_is_complete(
-    tmp_path: Path, monkeypatch: Any
+def test_the_old_checkpoint_goes_only_after_the_new_one_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_json = fit_module.write_json
+    save = TrainerState.save_to_json
 
-    def crash(path: Path, value: Any) -> None:
-        if path.parent.name == "checkpoint-3":
+    def crash(state: Any, path: str) -> None:
+        if "checkpoint-3" in path:
             raise KeyboardInterrupt("the machine is gone")
-        write_json(path, value)
+        save(state, path)
 
-    monkeypatch.setattr(fit_module, "write_json", crash)
-    monkeypatch.setitem(SETTINGS, "keep", 1)
-    crashed(lambda: fit_sft(tmp_path, save_steps=1))
+    monkeypatch.setattr(TrainerState, "save_to_json", crash)
+    crashed(lambda: fit_sft(tmp_path, save_steps=1, save_total_limit=1))
     folder = tmp_path / "checkpoints" / "sft"
-    assert [path.name for path in complete_checkpoints(folder)] == ["checkpoint-2"]
+    assert whole(tmp_path, "sft") == ["checkpoint-2"]
     assert (folder / "checkpoint-2" / "model.safetensors").is_file()
-    assert (folder / "checkpoint-3").is_dir()  # half of one, without its mark
+    assert (folder / "checkpoint-3").is_dir()  # half of one, without its state
     monkeypatch.undo()
     done, _ = fit_sft(tmp_path, save_steps=1, max_steps=4)
     assert done
     assert [row["step"] for row in metrics(tmp_path)] == [1, 2, 3, 4]
-    assert (folder / "checkpoint-3" / COMPLETE).is_file()
+    assert (folder / "checkpoint-3" / STATE).is_file()
 
 
 def disk_full(*_: Any, **__: Any) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+def sft_code(folder: Path) -> int:
+    """The exit code of a phase that trains like `fit_sft`."""
+    args = Namespace(run_dir=folder, resume="auto", phase="sft")
+    with signals_restored():
+        return work(args, lambda run: 0 if fit_sft(run.path, save_steps=1)[0] else 85)
+
+
 @pytest.mark.parametrize(
-    "target", ["carl_runtime_min.fit.write_json", "torch.save", "safetensors"]
+    "target",
+    [
+        "transformers.TrainerState.save_to_json",
+        "torch.save",
+        "transformers.modeling_utils.safe_save_file",
+    ],
 )
 def test_a_full_disk_is_told_plainly_and_leaves_nothing_half_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, target: str
 ) -> None:
-    fit_sft(tmp_path, stop=Asked(1))
-    before = sorted(tmp_path.rglob("*"))
+    crashed(lambda: fit_sft(tmp_path, crash=1, save_steps=1))
+    before = {*tmp_path.rglob("*"), tmp_path / "exit.json"}
     with monkeypatch.context() as patch:
-        if target == "safetensors":
-            patch.setattr("transformers.modeling_utils.safe_save_file", disk_full)
-        else:
-            patch.setattr(target, disk_full)
-        with pytest.raises(CarlError, match=f"no space left for {tmp_path}") as full:
-            fit_sft(tmp_path)
-    assert full.value.exit_code == 4
-    assert "same command" in full.value.remedy
-    folder = tmp_path / "checkpoints" / "sft"
-    assert [path.name for path in complete_checkpoints(folder)] == ["checkpoint-1"]
-    assert sorted(tmp_path.rglob("*")) == before
-    done, _ = fit_sft(tmp_path)
-    assert done
+        patch.setattr(target, disk_full)
+        assert sft_code(tmp_path) == 4
+    told = capsys.readouterr().err
+    assert f"error: no space left for {tmp_path}\n" in told
+    assert "same command" in told
+    assert "Traceback" not in told
+    assert whole(tmp_path, "sft") == ["checkpoint-1"]
+    assert {*tmp_path.rglob("*")} == before
+    assert sft_code(tmp_path) == 0
+
+
+def test_a_disk_that_is_full_at_the_end_costs_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = Trainer.save_model
+
+    def full(trainer: Any, folder: str, **given: Any) -> None:
+        save(trainer, folder, **given)
+        if folder.endswith("-result"):
+            disk_full()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "save_model", full)
+        assert sft_code(tmp_path) == 4
+    folder, rows = tmp_path / "checkpoints" / "sft", metrics(tmp_path)
+    assert whole(tmp_path, "sft") == ["checkpoint-7", "checkpoint-8"]
+    assert len(list(folder.glob("checkpoint-*"))) == 2
+    assert not (tmp_path / "model").exists()
+    assert sft_code(tmp_path) == 0
+    assert metrics(tmp_path) == rows
+    assert weights_sha256(tmp_path / "model") == weights_sha256(folder / "checkpoint-8")
+
+
+def test_rows_that_fill_no_batch_are_an_error_of_the_user(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="do not fill one batch") as refused:
+        fit_grpo(tmp_path, per_device_train_batch_size=200)
+    assert "add rows" in refused.value.remedy
+    assert not (tmp_path / "model").exists()
 
 
 def test_an_error_of_the_users_code_is_not_a_full_disk(tmp_path: Path) -> None:
@@ -315,12 +356,12 @@ def test_adapters_are_checkpointed_and_resumed(tmp_path: Path) -> None:
 
 def test_the_state_of_the_cascade_is_in_the_checkpoint_as_json(tmp_path: Path) -> None:
     fit_grpo(tmp_path, max_steps=2, cascade={"open_by": 1, "warmup_steps": 2})
-    saved = read_json(
-        tmp_path / "checkpoints" / "grpo" / "checkpoint-2" / "complete.json"
+    state = read_json(
+        tmp_path / "checkpoints" / "grpo" / "checkpoint-2" / "trainer_state.json"
     )
-    assert saved["step"] == 2
+    assert state["global_step"] == 2
     cascade = Cascade(open_by=1, warmup_steps=2)
-    cascade.load_state_dict(saved["cascade"])
+    vars(cascade).update(state["stateful_callbacks"]["carl"]["parts"]["cascade"])
     assert (cascade.stage, cascade.opened_at, cascade.reason) == ("B", 1, "open_by")
 
 

@@ -83,19 +83,17 @@ def test_nothing_has_happened_at_first(gate: Gate) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named"),
+    "arguments",
     [
-        ({"threshold": math.nan}, "threshold"),
-        ({"threshold": math.inf}, "threshold"),
-        ({"window": 0, "min_above": 0}, "min_above"),
-        ({"min_above": 0}, "min_above"),
-        ({"window": 5, "min_above": 6}, "min_above"),
+        {"threshold": math.nan},
+        {"threshold": math.inf},
+        {"window": 0, "min_above": 0},
+        {"min_above": 0},
+        {"window": 5, "min_above": 6},
     ],
 )
-def test_arguments_that_make_no_gate_are_refused(
-    arguments: dict[str, float], named: str
-) -> None:
-    with pytest.raises(UsageError, match=named):
+def test_arguments_that_make_no_gate_are_refused(arguments: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="finite threshold, 1 <= min_above <= window"):
         PhaseTransitionGate(**arguments)  # type: ignore[arg-type]
 
 
@@ -121,19 +119,11 @@ def test_a_resumed_gate_goes_on_as_if_never_stopped(kind: type[Gate], cut: int) 
         for value in part:
             gate.check(value, entropy=1 - value)
     after.check(0.123, entropy=77.0)  # forgotten on loading
-    after.load_state_dict(json.loads(json.dumps(before.state_dict())))
+    vars(after).update(json.loads(json.dumps(vars(before), allow_nan=False)))
     for value in values[cut:]:
         after.check(value, entropy=1 - value)
-    assert after.state_dict() == whole.state_dict()
+    assert vars(after) == vars(whole)
     assert whole.fired
-
-
-def test_a_loaded_state_is_not_shared() -> None:
-    gate = PhaseTransitionGate()
-    gate.check(0.5)
-    state = gate.state_dict()
-    gate.check(0.6)
-    assert state["values"] == [0.5]
 
 
 def test_the_plateau_gate_waits_for_the_end_of_the_rise() -> None:

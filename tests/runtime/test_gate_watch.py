@@ -11,7 +11,7 @@ from carl_runtime_min.fit import fit
 from carl_runtime_min.gate import PhaseTransitionGate
 from carl_runtime_min.gate_watch import GateWatch
 from tests import trainers
-from tests.trainers import Asked, run_dir
+from tests.trainers import run_dir
 
 METRIC = "mean_token_accuracy"
 
@@ -32,8 +32,7 @@ def train(folder: Path, gate: Any, metric: str = METRIC, **given: Any) -> Any:
     stop = given.pop("stop", True)
     trainer, _ = trainers.sft(folder, max_steps=6, **given)
     watch = GateWatch(trainer, gate, metric, stop)
-    run, settings = run_dir(folder, "sft"), {"keep": 1, "result": "model"}
-    fit(trainer, run, settings, {"gate": gate}, Asked(), [watch])
+    fit(trainer, run_dir(folder, "sft"), {"result": "model"}, {"gate": gate}, [watch])
     return trainer
 
 
@@ -61,7 +60,7 @@ def test_each_optimizer_step_is_one_observation_however_rare_the_log(
 def test_a_step_without_the_metric_is_no_observation(tmp_path: Path) -> None:
     gate = Noting()
     train(tmp_path, gate, metric="something_else")
-    assert gate.observed == 0
+    assert gate.values == []
     assert gate.peak_entropy is None
 
 

@@ -14,6 +14,7 @@ from trl import GRPOTrainer
 
 from carl_runtime_min.errors import CarlError
 from carl_runtime_min.grpo import (
+    HOOKS,
     CoherenceReward,
     CoherentGRPO,
     ReusedScores,
@@ -95,6 +96,7 @@ def close(row: dict[str, Any]) -> bool:
         (ReusedScores, tiny.model, {"gradient_checkpointing": True, **TWICE}),
         (ReusedScores, tiny.model, {"beta": 0.1, **TWICE}),
         (ReusedScores, adapted, {"beta": 0.1, **WINDOW}),
+        (ReusedScores, tiny.model, {}),  # TRL makes no pass here
     ],
 )
 def test_rewards_see_the_full_softmax_of_exactly_the_sampled_tokens(
@@ -510,6 +512,28 @@ def test_only_tied_groups_are_damped(tmp_path: Path) -> None:
     assert scale == pytest.approx([0.25 * 0.5] * 4 + [1.0] * 4, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("aggregation", "tied"),
+    [("sum_then_normalize", True), ("normalize_then_sum", False)],
+)
+def test_rewards_that_cancel_tie_where_their_sum_is_normalised(
+    tmp_path: Path, aggregation: str, tied: bool
+) -> None:
+    trainer = trainers.grpo(
+        tmp_path,
+        noting(CoherentGRPO),
+        tasks=(fixed([0.4, 0.2]), fixed([0.1, 0.2])),
+        task_weights=(1.0, 2.0),
+        cascade=RAMP,
+        multi_objective_aggregation=aggregation,
+        max_steps=1,
+    )
+    trainer.train()
+    undamped = list(trainer._logs["advantages"])
+    scale = [a / b for a, b in zip(trainer.noted[0], undamped, strict=True)]
+    assert scale == pytest.approx([0.125 if tied else 1.0] * 8, rel=1e-4)
+
+
 @pytest.mark.parametrize("scale", ["batch", "none"])
 def test_nothing_is_damped_where_groups_are_not_scaled(
     tmp_path: Path, scale: str
@@ -614,18 +638,14 @@ def test_the_pinned_trl_has_the_hooks() -> None:
 def test_a_changed_hook_stops_the_script_before_it_trains(
     name: str, method: Any
 ) -> None:
-    changed = type("GRPOTrainer", (GRPOTrainer,), {name: method})
-    with pytest.raises(CarlError, match=f"GRPOTrainer.{name} takes") as refused:
+    methods = {hook: getattr(GRPOTrainer, hook) for hook in HOOKS} | {name: method}
+    changed = type(
+        "Changed", (), {hook: methods[hook] for hook in HOOKS if methods[hook]}
+    )
+    with pytest.raises(CarlError, match=f"TRL's {name} takes") as refused:
         check_hooks(changed)
     assert refused.value.exit_code == 4
     assert "TRL version" in refused.value.remedy
-
-
-def test_a_script_that_reuses_scores_says_so_when_trl_makes_none(
-    tmp_path: Path,
-) -> None:
-    with pytest.raises(CarlError, match="TRL did not score"):
-        trainers.grpo(tmp_path, ReusedScores).train()
 
 
 def test_conversations_are_scored_as_text_of_the_last_message(tmp_path: Path) -> None:

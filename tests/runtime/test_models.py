@@ -8,8 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
+from carl_bundle import TrainSpec
+from carl_bundle.recipes import plan
 from carl_runtime_min.errors import CarlError
+from carl_runtime_min.lora import lora_targets
 from carl_runtime_min.models import (
     add_adapter,
     load_adapter,
@@ -20,20 +24,18 @@ from tests import tiny, trainers
 
 
 def source(path: Path | str, **given: Any) -> dict[str, Any]:
+    options = {"revision": None, "dtype": "auto", "attn_implementation": None}
     return {
         "id": str(path),
-        "revision": None,
-        "tokenizer": str(path),
-        "tokenizer_revision": None,
-        "dtype": "auto",
         "adapter": False,
-        "attention": None,
-        "loading": {},
+        "options": {key: given.pop(key, options[key]) for key in options},
+        "tokenizer": str(path),
+        "tokenizer_options": {"revision": None},
         **given,
     }
 
 
-LORA = {"r": 4, "alpha": 8, "dropout": 0.0, "bias": "none", "targets": "auto"}
+LORA = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "bias": "none"}
 
 
 def test_a_local_model_is_loaded_as_saved(tiny_model_dir: Path) -> None:
@@ -52,7 +54,7 @@ def test_a_local_model_is_loaded_as_saved(tiny_model_dir: Path) -> None:
 def test_the_type_of_the_weights_can_be_set(
     tiny_model_dir: Path, dtype: str, expected: torch.dtype
 ) -> None:
-    model = load_model(source(tiny_model_dir, dtype=dtype, attention="eager"))
+    model = load_model(source(tiny_model_dir, dtype=dtype, attn_implementation="eager"))
     assert {p.dtype for p in model.parameters()} == {expected}
     assert model.config._attn_implementation == "eager"
 
@@ -76,6 +78,26 @@ def test_a_missing_directory_is_named(tmp_path: Path, load: Any) -> None:
         load(source(tmp_path / "nowhere"))
 
 
+def test_the_loaders_get_what_the_spec_pins(monkeypatch: pytest.MonkeyPatch) -> None:
+    commit, asked = "a" * 40, {}
+    pinned = {"id": "m/m", "revision": commit, "trust_remote_code": True}
+    spec = {"model": {**pinned, "dtype": "bfloat16", "attention": "sdpa"}}
+    spec |= {"method": "sft", "data": "x.jsonl"}
+    model = plan(TrainSpec.model_validate(spec)).config["model"]
+    for kind in (transformers.AutoModelForCausalLM, transformers.AutoTokenizer):
+
+        def note(name: str, kind: type = kind, **options: Any) -> Any:
+            asked[kind] = (name, options)
+            return tiny.tokenizer()
+
+        monkeypatch.setattr(kind, "from_pretrained", note)
+    load_model(model)
+    load_tokenizer(model)
+    code = {"revision": commit, "trust_remote_code": True}
+    weights = {**code, "dtype": "bfloat16", "attn_implementation": "sdpa"}
+    assert list(asked.values()) == [("m/m", weights), ("m/m", code)]
+
+
 def test_a_model_without_weights_is_named(tmp_path: Path, tiny_model_dir: Path) -> None:
     folder = tmp_path / "half"
     shutil.copytree(tiny_model_dir, folder)
@@ -91,7 +113,7 @@ def test_adapters_are_all_that_learns_and_change_nothing_at_first(
     ids = torch.arange(10)[None]
     with torch.no_grad():
         before = base(ids).logits
-    model = add_adapter(base, LORA)
+    model = add_adapter(base, lora_targets(base), LORA)
     learning = {n for n, p in model.named_parameters() if p.requires_grad}
     assert learning
     assert all("lora_" in name for name in learning)
@@ -105,9 +127,7 @@ def test_adapters_are_all_that_learns_and_change_nothing_at_first(
 
 
 def test_named_targets_are_the_only_ones(tiny_model_dir: Path) -> None:
-    model = add_adapter(
-        load_model(source(tiny_model_dir)), {**LORA, "targets": ["q_proj"]}
-    )
+    model = add_adapter(load_model(source(tiny_model_dir)), ["q_proj"], LORA)
     learning = [n for n, p in model.named_parameters() if p.requires_grad]
     assert len(learning) == 4
     assert all("q_proj" in name for name in learning)
@@ -116,7 +136,8 @@ def test_named_targets_are_the_only_ones(tiny_model_dir: Path) -> None:
 def test_adapters_of_an_earlier_phase_are_trained_further(
     tmp_path: Path, tiny_model_dir: Path
 ) -> None:
-    model = add_adapter(load_model(source(tiny_model_dir)), LORA)
+    base = load_model(source(tiny_model_dir))
+    model = add_adapter(base, lora_targets(base), LORA)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora_B" in name:

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
-from carl_runtime_min.errors import UsageError
 from carl_runtime_min.run import (
-    COMPLETE,
-    RunDir,
-    claim,
-    complete_checkpoints,
+    STATE,
+    Run,
+    checkpoints,
     read_json,
+    sha256,
     weights_sha256,
     write_json,
 )
@@ -41,18 +36,23 @@ def lines(path: Path) -> list[Any]:
     return [strict(line) for line in path.read_text().splitlines()]
 
 
-def checkpoint(run: RunDir, step: int, complete: bool = True) -> Path:
+def checkpoint(run: Run, step: int, torn: int = 0) -> Path:
+    """What transformers leaves at `step`; its state lacks the last `torn` bytes."""
+    from transformers import TrainerState
+
     folder = run.checkpoints / f"checkpoint-{step}"
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"...")
-    if complete:
-        write_json(folder / COMPLETE, {"step": step})
+    log = [{"loss": math.nan, "text": "}\n}\n"}]
+    TrainerState(global_step=step, log_history=log).save_to_json(str(folder / STATE))
+    text = (folder / STATE).read_text()
+    (folder / STATE).write_text(text[: len(text) - torn])
     return folder
 
 
 def test_json_is_replaced_in_one_step(tmp_path: Path, monkeypatch: Any) -> None:
-    path = tmp_path / "deep" / "value.json"
-    assert read_json(path) is None
+    path = tmp_path / "value.json"
+    assert read_json(path) == {}
     write_json(path, {"a": 1})
     seen = []
     replace = Path.replace
@@ -82,10 +82,12 @@ def test_a_full_disk_leaves_the_old_file_and_no_draft(
     path = tmp_path / "value.json"
     write_json(path, {"a": 1})
 
-    def full(descriptor: int) -> None:
+    def full(self: Path, text: str) -> None:
+        with self.open("w") as file:
+            file.write(text[:1])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match="No space left"):
         write_json(path, {"a": 2})
     assert read_json(path) == {"a": 1}
@@ -103,13 +105,19 @@ def test_records_are_lines_of_json_without_nan(tmp_path: Path) -> None:
     assert run.records("nothing") == []
 
 
-def test_other_ranks_write_nothing(tmp_path: Path) -> None:
-    tmp_path.mkdir(exist_ok=True)
-    run = RunDir(tmp_path, "grpo", 1, "auto")
+def test_other_ranks_write_and_say_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    torn = checkpoint(run_dir(tmp_path), 2, torn=1)
+    monkeypatch.setenv("RANK", "1")
+    run = run_dir(tmp_path)
     run.append("metrics", {"step": 1})
     run.summarise(stage="A")
-    run.rewind(0)
-    assert list(tmp_path.iterdir()) == []
+    run.say("hello")
+    assert run.start() == (None, {"global_step": 0})
+    assert torn.is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("torn", ['{"phase": "grpo", "st', '{"a": {"b": 1}'])
@@ -119,7 +127,8 @@ def test_a_line_that_a_crash_tore_is_left_out(tmp_path: Path, torn: str) -> None
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write(torn)
     assert [record["step"] for record in run.records("metrics")] == [1]
-    run.rewind(1)
+    checkpoint(run, 1)
+    run.start()
     run.append("metrics", {"step": 2})
     assert [record["step"] for record in lines(tmp_path / "metrics.jsonl")] == [1, 2]
 
@@ -131,14 +140,13 @@ def test_rewinding_forgets_what_will_happen_again_in_this_phase(
         for step in (1, 2, 3):
             run_dir(tmp_path, phase).append("metrics", {"step": step})
     run_dir(tmp_path).append("samples", {"step": 3})
-    run_dir(tmp_path).rewind(2)
+    checkpoint(run_dir(tmp_path), 2)
+    run_dir(tmp_path).start()
     kept = [(x["phase"], x["step"]) for x in lines(tmp_path / "metrics.jsonl")]
     assert kept == [("sft", 1), ("sft", 2), ("sft", 3), ("grpo", 1), ("grpo", 2)]
     assert lines(tmp_path / "samples.jsonl") == []
-    assert sorted(x.name for x in tmp_path.iterdir()) == [
-        "metrics.jsonl",
-        "samples.jsonl",
-    ]
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"checkpoints", "metrics.jsonl", "samples.jsonl"}
 
 
 def test_summaries_add_up(tmp_path: Path) -> None:
@@ -148,150 +156,85 @@ def test_summaries_add_up(tmp_path: Path) -> None:
     assert read_json(tmp_path / "summary.json") == expected
 
 
-def test_a_run_continues_from_its_last_complete_checkpoint(tmp_path: Path) -> None:
+def test_a_run_continues_from_its_last_whole_checkpoint(tmp_path: Path) -> None:
     run = run_dir(tmp_path)
-    assert run.start() is None
+    assert run.start() == (None, {"global_step": 0})
     second, tenth = checkpoint(run, 2), checkpoint(run, 10)
-    checkpoint(run, 11, complete=False)
-    assert complete_checkpoints(run.checkpoints) == [second, tenth]
-    assert run.start() == tenth
-    assert run_dir(tmp_path, "sft").start() is None
+    assert set(checkpoints(run.checkpoints)) == {second, tenth}
+    chosen, state = run.start()
+    assert (chosen, state["global_step"]) == (tenth, 10)
+    assert run_dir(tmp_path, "sft").start()[0] is None
 
 
-def test_a_run_continues_from_a_chosen_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize("torn", [1, 2, 3, 100, 10**6])
+def test_what_is_not_whole_is_no_checkpoint_and_is_removed(
+    tmp_path: Path, torn: int
+) -> None:
     run = run_dir(tmp_path)
-    second, half = checkpoint(run, 2), checkpoint(run, 4, complete=False)
-    checkpoint(run, 10)
-    assert run_dir(tmp_path, resume=str(second)).start() == second
-    for wrong in (half, tmp_path / "nowhere"):
-        with pytest.raises(UsageError, match="no complete checkpoint") as refused:
-            run_dir(tmp_path, resume=str(wrong)).start()
-        assert str(run.checkpoints) in refused.value.remedy
+    second, half = checkpoint(run, 2), checkpoint(run, 4, torn=torn)
+    other = checkpoint(run_dir(tmp_path, "sft"), 4, torn=torn)
+    bare, result = run.checkpoints / "checkpoint-6", run.checkpoints / "model"
+    for folder in (bare, result):
+        folder.mkdir()
+    assert list(checkpoints(run.checkpoints)) == [second]
+    assert run.start()[0] == second
+    assert [path.exists() for path in (second, half, bare)] == [True, False, False]
+    assert other.exists()  # of another phase
+    assert result.exists()
 
 
-def test_going_back_to_a_checkpoint_forgets_the_later_ones(tmp_path: Path) -> None:
+def test_every_beginning_of_a_state_is_torn(tmp_path: Path) -> None:
+    state = checkpoint(run_dir(tmp_path), 2) / STATE
+    text = state.read_bytes()
+    for end in range(len(text)):
+        state.write_bytes(text[:end])
+        assert not checkpoints(run_dir(tmp_path).checkpoints)
+    state.write_bytes(text)
+    assert checkpoints(run_dir(tmp_path).checkpoints)
+
+
+def test_a_checkpoint_that_a_crash_kept_from_being_removed_is_not_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(path: Path) -> None:
+        (path / "model.safetensors").unlink()
+        raise KeyboardInterrupt
+
     run = run_dir(tmp_path)
-    second, _ = checkpoint(run, 2), checkpoint(run, 10)
+    second, _ = checkpoint(run, 2), checkpoint(run, 4)
+    monkeypatch.setattr("shutil.rmtree", crash)
+    with pytest.raises(KeyboardInterrupt):
+        run.clean([second])
+    assert list(checkpoints(run.checkpoints)) == [second]
+
+
+def test_a_run_continues_from_a_chosen_checkpoint_and_forgets_the_later_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_dir(tmp_path)
+    first, second, last = (checkpoint(run, step) for step in (1, 2, 10))
     other = checkpoint(run_dir(tmp_path, "sft"), 10)
-    run.rewind(2)
-    assert complete_checkpoints(run.checkpoints) == [second]
-    assert run_dir(tmp_path, "sft").start() == other
+    monkeypatch.chdir(tmp_path)  # as it would be typed
+    chosen, state = run_dir(tmp_path, resume=str(second.relative_to(tmp_path))).start()
+    assert (chosen, state["global_step"]) == (second, 2)
+    assert set(checkpoints(run.checkpoints)) == {first, second}
+    assert not last.exists()
+    assert run_dir(tmp_path, "sft").start()[0] == other
 
 
 def test_a_chosen_checkpoint_is_that_of_its_own_phase_only(tmp_path: Path) -> None:
     """`--resume PATH` reaches every phase of a pipeline."""
     chosen = checkpoint(run_dir(tmp_path, "sft"), 2)
-    assert run_dir(tmp_path, "grpo", str(chosen)).start() is None
+    assert run_dir(tmp_path, "grpo", str(chosen)).start()[0] is None
     later = checkpoint(run_dir(tmp_path, "grpo"), 3)
-    assert run_dir(tmp_path, "grpo", str(chosen)).start() == later
+    assert run_dir(tmp_path, "grpo", str(chosen)).start()[0] == later
 
 
-def test_the_digest_of_weights_is_that_of_the_numbers(tmp_path: Path) -> None:
-    def digest(name: str, *shards: dict[str, torch.Tensor]) -> str:
-        (tmp_path / name).mkdir()
-        for i, shard in enumerate(shards):
-            save_file(shard, tmp_path / name / f"model-{i}.safetensors")
-        return weights_sha256(tmp_path / name)
-
-    a, b = torch.arange(6.0).view(2, 3), torch.ones(2, dtype=torch.bfloat16)
-    first = digest("first", {"a": a, "b": b})
-    assert digest("again", {"b": b, "a": a.clone()}) == first
-    assert digest("shards", {"a": a}, {"b": b}) == first
-    assert digest("shape", {"a": a.view(3, 2), "b": b}) != first
-    assert digest("type", {"a": a, "b": b.half()}) != first
-    assert digest("name", {"c": a, "b": b}) != first
-    a[1, 2] += 1e-6
-    assert digest("value", {"a": a, "b": b}) != first
-
-
-IDENTITY = {
-    "world_size": 1,
-    "data_sha256": {"rows.jsonl": "d1"},
-    "spec_sha256": "s1",
-    "script_sha256": "c1",
-}
-
-
-def start(path: Path, resume: str = "auto", **changed: Any) -> None:
-    """Claim `path` as one command would, then end that command."""
-    identity = {**IDENTITY, **changed}
-    descriptor = claim(path, identity, resume)
-    write_json(path / "run.json", identity)
-    os.close(descriptor)
-
-
-def test_the_same_run_may_continue(tmp_path: Path) -> None:
-    start(tmp_path / "run")
-    start(tmp_path / "run")
-    start(tmp_path / "run", resume=str(tmp_path))
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"script_sha256": "c2"},
-        {"spec_sha256": "s2", "script_sha256": "c2"},
-        {"data_sha256": {"rows.jsonl": "d2"}},
-        {"world_size": 4},
-    ],
-)
-def test_another_run_is_refused_by_name(
-    tmp_path: Path, changed: dict[str, Any]
-) -> None:
-    start(tmp_path)
-    name, value = next(iter(changed.items()))
-    with pytest.raises(UsageError, match=name) as refused:
-        start(tmp_path, **changed)
-    assert str(value) in str(refused.value)
-    assert str(IDENTITY[name]) in str(refused.value)
-    assert "--run-dir" in refused.value.remedy
-    assert refused.value.exit_code == 2
-
-
-def test_never_wants_a_directory_without_a_run(tmp_path: Path) -> None:
-    start(tmp_path / "run", resume="never")
-    with pytest.raises(UsageError, match="holds a run already"):
-        start(tmp_path / "run", resume="never")
-
-
-HOLDER = """
-import fcntl, os, sys
-lock = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
-fcntl.flock(lock, fcntl.LOCK_EX)
-print("held", flush=True)
-sys.stdin.read()
-"""
-
-
-def test_two_processes_do_not_share_a_run_directory(tmp_path: Path) -> None:
-    start(tmp_path)
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path / ".lock")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    with holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(UsageError, match="a process is running in"):
-            start(tmp_path)
-        assert holder.stdin is not None
-        holder.stdin.close()
-    start(tmp_path)
-
-
-def test_a_lock_outlives_the_one_who_took_it(tmp_path: Path) -> None:
-    """A phase inherits it: while a phase lives, nobody else may start."""
-    descriptor = claim(tmp_path, IDENTITY, "auto")
-    child = subprocess.Popen(
-        [sys.executable, "-c", "import sys; sys.stdin.read()"],
-        stdin=subprocess.PIPE,
-        pass_fds=(descriptor,),
-    )
-    os.close(descriptor)
-    with child:
-        with pytest.raises(UsageError, match="a process is running in"):
-            start(tmp_path)
-        assert child.stdin is not None
-        child.stdin.close()
-    start(tmp_path)
+def test_the_digest_of_weights_is_that_of_their_files(tmp_path: Path) -> None:
+    one, two = tmp_path / "model-1.safetensors", tmp_path / "model-2.safetensors"
+    (tmp_path / "config.json").write_text("{}")
+    one.write_bytes(b"one")
+    assert weights_sha256(tmp_path) == sha256(one) == hashlib.sha256(b"one").hexdigest()
+    two.write_bytes(b"two")
+    both = (sha256(one) + sha256(two)).encode()
+    assert weights_sha256(tmp_path) == hashlib.sha256(both).hexdigest()

@@ -55,7 +55,8 @@ def test_the_screen_shows_curves_gate_cascade_and_verdict(
         run_dir(tmp_path).append("metrics", record)
     run = run_dir(tmp_path, "eval")
     run.summarise(gate_step=7, stage="B", cascade_step=3, weights_sha256="abc")
-    show_run(run, {"verdict": "INCONCLUSIVE", "before": 0.5, "after": 0.6})
+    run.summarise(verdict="INCONCLUSIVE", evaluation={"before": 0.5, "after": 0.6})
+    show_run(run)
     out = capsys.readouterr().out
     assert "sft: token accuracy from 0.100 to 1.000" in out
     assert "grpo: reward from 0.200 to 1.000" in out
@@ -68,7 +69,9 @@ def test_the_screen_shows_curves_gate_cascade_and_verdict(
 
 
 def test_a_run_without_records_has_a_screen_too(tmp_path: Path, capsys: Any) -> None:
-    show_run(run_dir(tmp_path, "eval"), {"verdict": "PASS"})
+    run = run_dir(tmp_path, "eval")
+    run.summarise(verdict="PASS")
+    show_run(run)
     assert "PASS" in capsys.readouterr().out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,26 +15,24 @@ import psutil
 import pytest
 
 from carl_runtime_min.errors import CarlError
-from carl_runtime_min.supervisor import STOP_SIGNALS, StopRequest, supervise
+from carl_runtime_min.supervisor import STOP_SIGNALS, asked_to_stop, supervise
+from tests.scripts import signals_restored
 
 ROOT = Path(__file__).parents[2]
-PHASE = """
+PHASE = f"""
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
 
+sys.path.insert(0, {str(ROOT)!r})
 here = Path(__file__).parent
 parent = int(os.environ["CARL_SUPERVISOR"])
-received = []
-
-def note(number, frame):
-    received.append(number)
 
 def report(code):
-    (here / "exit.json").write_text(json.dumps({"code": code}))
+    (here / "exit.json").write_text(json.dumps({{"code": code}}))
 
-def wait_for_signal():
+def wait_for(condition):
     for _ in range(1000):
-        if received:
+        if condition():
             return
         time.sleep(0.01)
 
@@ -42,20 +41,28 @@ def wait_for_signal():
 
 @pytest.fixture(autouse=True)
 def _own_signals() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    with signals_restored():
+        yield
 
 
-def run_phase(folder: Path, body: str, *arguments: str) -> int:
+def run_phase(folder: Path, body: str, *arguments: str, processes: int = 1) -> int:
     script = folder / "phase.py"
     script.write_text(PHASE + body)
     lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
     try:
-        return supervise([str(script), *arguments], folder, lock)
+        return supervise([str(script), *arguments], folder, lock, processes)
     finally:
         os.close(lock)
+
+
+def is_gone(pid: int) -> bool:
+    for _ in range(300):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                time.sleep(0.01)
+                continue
+        return True
+    return False
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 3, 4, 70, 85])
@@ -63,6 +70,10 @@ def test_the_code_is_the_one_that_the_phase_wrote(tmp_path: Path, code: int) -> 
     body = f"(here / 'args').write_text(repr(sys.argv[1:])); report({code})"
     assert run_phase(tmp_path, body, "--phase", "sft") == code
     assert (tmp_path / "args").read_text() == "['--phase', 'sft']"
+
+
+def test_a_full_disk_that_cannot_be_reported_is_the_status(tmp_path: Path) -> None:
+    assert run_phase(tmp_path, "sys.exit(4)") == 4
 
 
 def test_a_report_of_an_earlier_phase_is_not_believed(tmp_path: Path) -> None:
@@ -80,72 +91,86 @@ def test_a_killed_phase_gets_a_message_and_a_way_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
-def test_the_first_signal_reaches_the_phase(tmp_path: Path, number: int) -> None:
+def test_the_first_signal_asks_the_phase_to_stop(tmp_path: Path, number: int) -> None:
+    """Even one that comes while the libraries of the phase still load."""
     body = f"""
-signal.signal({number:d}, note)
+from carl_runtime_min.supervisor import asked_to_stop
+assert not asked_to_stop(here)
 os.kill(parent, {number:d})
-wait_for_signal()
-report(85 if received == [{number:d}] else 70)
+wait_for(lambda: asked_to_stop(here))
+report(85 if asked_to_stop(here) else 70)
 """
     assert run_phase(tmp_path, body) == 85
 
 
-@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 85), ("SIGINT", 130)])
-def test_the_second_signal_ends_it_at_once(
-    tmp_path: Path, number: str, code: int
+@pytest.mark.parametrize("accepts", [True, False])
+def test_a_phase_survives_what_a_scheduler_sends_to_every_process(
+    tmp_path: Path, accepts: bool
 ) -> None:
     body = f"""
-signal.signal(signal.{number}, note)
-os.kill(parent, signal.{number})
-wait_for_signal()
-os.kill(parent, signal.{number})
+from carl_runtime_min.supervisor import accept_signals
+if {accepts}:
+    accept_signals()
+for number in {[int(number) for number in STOP_SIGNALS]}:
+    os.kill(os.getpid(), number)
+time.sleep(0.1)
+report(0)
+"""
+    assert run_phase(tmp_path, body) == 0
+
+
+def test_what_a_phase_starts_can_be_ended_by_a_signal(tmp_path: Path) -> None:
+    """The pool of datasets' map ends its workers so, and waits for them."""
+    body = """
+from datasets import Dataset
+from carl_runtime_min.supervisor import accept_signals
+
+def wrong(row):
+    raise ValueError("in the user's code")
+
+signal.alarm(60)
+accept_signals()
+try:
+    Dataset.from_list([{"x": 0}, {"x": 1}]).map(wrong, num_proc=2)
+except ValueError:
+    spawned = subprocess.Popen(["sleep", "60"])
+    spawned.terminate()
+    report(0 if spawned.wait() == -signal.SIGTERM else 70)
+"""
+    assert run_phase(tmp_path, body) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_second_signal_ends_it_at_once(
+    tmp_path: Path, number: int, processes: int
+) -> None:
+    body = f"""
+from carl_runtime_min.supervisor import accept_signals
+accept_signals()
+(here / f"pid-{{os.getpid()}}").touch()
+wait_for(lambda: len(list(here.glob("pid-*"))) == {processes})
+if os.environ.get("RANK", "0") == "0":
+    os.kill(parent, {number:d})
+    wait_for((here / "stop").exists)
+    os.kill(parent, {number:d})
 time.sleep(60)
 """
     started = time.monotonic()
     with pytest.raises(CarlError) as ended:
-        run_phase(tmp_path, body)
+        run_phase(tmp_path, body, processes=processes)
     assert time.monotonic() - started < 30
-    assert ended.value.exit_code == code
-
-
-def test_a_signal_before_the_phase_listens_is_not_lost(tmp_path: Path) -> None:
-    """The libraries of a phase take seconds to load."""
-    body = """
-os.kill(parent, signal.SIGTERM)
-time.sleep(0.5)
-from carl_runtime_min.supervisor import StopRequest
-report(85 if StopRequest().asked() else 0)
-"""
-    assert run_phase(tmp_path, f"sys.path.insert(0, {str(ROOT)!r})\n{body}") == 85
-
-
-def test_a_request_does_not_outlive_its_phase(tmp_path: Path) -> None:
-    listening = """
-signal.signal(signal.SIGTERM, note)
-os.kill(parent, signal.SIGTERM)
-wait_for_signal()
-report(85)
-"""
-    assert run_phase(tmp_path, listening) == 85
-    asked = "report(85 if Path(os.environ['CARL_STOP']).exists() else 0)"
-    assert run_phase(tmp_path, asked) == 0
-
-
-def test_a_phase_that_is_done_when_the_signal_comes_ends_the_run_too(
-    tmp_path: Path,
-) -> None:
-    body = """
-signal.signal(signal.SIGTERM, note)
-os.kill(parent, signal.SIGTERM)
-wait_for_signal()
-report(0)
-"""
-    assert run_phase(tmp_path, body) == 85
+    assert ended.value.exit_code == 130
+    pids = [int(path.name.removeprefix("pid-")) for path in tmp_path.glob("pid-*")]
+    assert len(pids) == processes
+    assert all(map(is_gone, pids))
 
 
 def test_a_signal_after_the_phase_has_ended_is_no_error(tmp_path: Path) -> None:
     assert run_phase(tmp_path, "report(0)") == 0
-    os.kill(os.getpid(), signal.SIGTERM)
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert (tmp_path / "stop").exists()  # so that no further phase starts
 
 
 def test_nothing_that_a_phase_started_outlives_it(tmp_path: Path) -> None:
@@ -155,16 +180,7 @@ child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
 report(0)
 """
     assert run_phase(tmp_path, body) == 0
-    pid = int((tmp_path / "child").read_text())
-    gone = False
-    for _ in range(200):
-        gone = not psutil.pid_exists(pid) or (
-            psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-        )
-        if gone:
-            break
-        time.sleep(0.01)
-    assert gone
+    assert is_gone(int((tmp_path / "child").read_text()))
 
 
 def test_a_phase_is_not_in_the_terminals_group(tmp_path: Path) -> None:
@@ -175,54 +191,18 @@ def test_a_phase_is_not_in_the_terminals_group(tmp_path: Path) -> None:
 
 
 def test_without_a_signal_nobody_is_asked_to_stop(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CARL_SUPERVISOR", raising=False)
-    assert not StopRequest().asked()
+    assert not asked_to_stop(tmp_path)
     monkeypatch.setenv("CARL_SUPERVISOR", str(os.getpid()))
-    assert not StopRequest().asked()
-
-
-@pytest.mark.parametrize("number", STOP_SIGNALS)
-def test_a_signal_asks_a_phase_to_stop(
-    monkeypatch: pytest.MonkeyPatch, number: signal.Signals
-) -> None:
-    monkeypatch.delenv("CARL_SUPERVISOR", raising=False)
-    stop = StopRequest()
-    os.kill(os.getpid(), number)
-    assert stop.asked()
-    assert stop.asked()
+    assert not asked_to_stop(tmp_path)
 
 
 def test_a_phase_whose_supervisor_is_gone_is_asked_to_stop(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("CARL_STOP", raising=False)
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     monkeypatch.setenv("CARL_SUPERVISOR", str(dead.pid))
-    assert StopRequest().asked()
-
-
-def test_a_stop_file_asks_every_rank(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.delenv("CARL_SUPERVISOR", raising=False)
-    monkeypatch.setenv("CARL_STOP", str(tmp_path / "stop"))
-    stop = StopRequest()
-    assert not stop.asked()
-    (tmp_path / "stop").touch()
-    assert stop.asked()
-
-
-def test_a_phase_asked_twice_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CARL_SUPERVISOR", raising=False)
-    child = os.fork()
-    if child == 0:
-        StopRequest()
-        for _ in range(2):
-            os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(60)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 85
+    assert asked_to_stop(tmp_path)

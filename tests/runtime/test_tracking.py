@@ -13,17 +13,15 @@ from transformers import TrainerCallback
 from transformers.integrations import integration_utils
 
 from carl_runtime_min.fit import fit, training_arguments
-from carl_runtime_min.tracking import GuardedTracker, trackers
+from carl_runtime_min.tracking import Tracker
 from tests import trainers
-from tests.trainers import Asked, run_dir
-
-SETTINGS = {"keep": 1, "result": "model"}
+from tests.trainers import run_dir
 
 
-def train(folder: Path, callbacks: list[Any], **given: Any) -> Any:
+def train(folder: Path, trackers: list[Any], **given: Any) -> Any:
     trainer, watch = trainers.sft(folder, max_steps=3, **given)
     run = run_dir(folder, "sft")
-    assert fit(trainer, run, SETTINGS, {}, Asked(), [watch, *callbacks])
+    assert fit(trainer, run, {"result": "model"}, {}, [watch], trackers)
     assert (folder / "model" / "model.safetensors").is_file()
     return trainer
 
@@ -35,7 +33,7 @@ def test_tensorboard_gets_the_metrics(
 
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
     run = run_dir(tmp_path, "sft")
-    train(tmp_path, trackers(["tensorboard"], run))
+    train(tmp_path, [Tracker("tensorboard")])
     events = EventAccumulator(str(tmp_path / "board"))
     events.Reload()
     rows = [row for row in run.records("metrics") if "loss" in row]
@@ -45,19 +43,14 @@ def test_tensorboard_gets_the_metrics(
 
 
 class Failing(TrainerCallback):
-    """A tracker that fails at one event, and notes the events that it sees."""
+    """A service that fails at one event, and notes the events that it sees."""
 
-    def __init__(self, at: str, error: type[Exception] = ConnectionError) -> None:
-        self.at, self.error = at, error
-        self.seen: list[str] = []
+    at, seen = "", list[str]()
 
     def note(self, name: str) -> None:
         self.seen.append(name)
         if name == self.at:
-            raise self.error("the service is down")
-
-    def on_init_end(self, *args: Any, **kwargs: Any) -> None:
-        self.note("on_init_end")
+            raise ConnectionError("the service is down")
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         self.note("on_train_begin")
@@ -80,15 +73,20 @@ class Failing(TrainerCallback):
         ),
     ],
 )
-def test_a_tracker_that_fails_is_left_behind(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, at: str, seen: list[str]
+def test_a_service_that_fails_is_left_behind(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    at: str,
+    seen: list[str],
 ) -> None:
-    tracker = Failing(at)
+    service = type("Service", (Failing,), {"at": at, "seen": []})
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "wandb", service)
     with caplog.at_level(logging.WARNING):
-        train(tmp_path, [GuardedTracker(tracker)])
-    assert tracker.seen == seen
-    told = [line for line in caplog.messages if "tracking stopped" in line]
-    assert told == ["tracking stopped: ConnectionError: the service is down"]
+        train(tmp_path, [Tracker("wandb")])
+    assert service.seen == seen
+    told = [line for line in caplog.messages if "not tracking" in line]
+    assert told == ["not tracking with wandb: ConnectionError('the service is down')"]
 
 
 class Broken(TrainerCallback):
@@ -96,7 +94,7 @@ class Broken(TrainerCallback):
         raise RuntimeError("requires an account")
 
 
-def test_a_tracker_that_cannot_start_is_left_out(
+def test_a_service_that_cannot_start_is_left_out(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -104,10 +102,9 @@ def test_a_tracker_that_cannot_start_is_left_out(
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
     monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "wandb", Broken)
     with caplog.at_level(logging.WARNING):
-        started = trackers(["wandb", "tensorboard"], run_dir(tmp_path, "sft"))
-    assert len(started) == 1
-    assert "not tracking with wandb: requires an account" in caplog.messages
-    train(tmp_path, started)
+        train(tmp_path, [Tracker("wandb"), Tracker("tensorboard")])
+    told = [line for line in caplog.messages if "not tracking" in line]
+    assert told == ["not tracking with wandb: RuntimeError('requires an account')"]
     assert list((tmp_path / "board").iterdir())
 
 
@@ -116,7 +113,7 @@ def test_trackio_keeps_a_local_record(tmp_path: Path) -> None:
     settings = {"trainer": {}, "bf16": None}
     names = training_arguments(run, settings)
     given = {key: names[key] for key in ("project", "run_name")}
-    train(tmp_path, trackers(["trackio"], run), **given)
+    train(tmp_path, [Tracker("trackio")], **given)
     database = Path(os.environ["TRACKIO_DIR"]) / f"{tmp_path.name}.db"
     rows = sqlite3.connect(database).execute("select distinct run_name from metrics")
     assert rows.fetchall() == [(f"{tmp_path.name}-sft",)]

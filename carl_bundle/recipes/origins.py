@@ -1,0 +1,92 @@
+"""Which settings of `carl.yaml` the keys of CONFIG are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from carl_bundle.recipes.config import FIXED
+from carl_bundle.spec.document import Document, get
+
+RECIPE: tuple[str, ...] = ()
+"""No setting: what every script of this kind has."""
+
+
+def origins(path: Sequence[str | int], spec: Document) -> tuple[str, ...]:
+    """The dotted names of the settings that decide a key of CONFIG.
+
+    Args:
+        path: The keys that lead to it.
+        spec: The spec in the script, as a document.
+    """
+    name = ".".join(map(str, path))
+    for key, settings in _table(spec).items():
+        if name == key or name.startswith(f"{key}."):
+            rest = name[len(key) :]
+            return tuple(setting.replace(".*", rest) for setting in settings)
+    return (name,)
+
+
+def _table(spec: Document) -> dict[str, tuple[str, ...]]:
+    """Settings by key, where the names differ; `*` stands for what a key holds."""
+    commit = _first(spec, "model.frozen.commit", "model.revision")
+    tokens = _first(spec, "eval.max_new_tokens", "grpo.max_completion_length")
+    return {
+        "run_dir": (_first(spec, "output_dir", "name"),),
+        "environment": RECIPE,
+        "self_test": RECIPE,
+        "model.adapter": ("lora",),
+        "model.options.revision": (commit,),
+        "model.options.attn_implementation": ("model.attention",),
+        "model.options": ("model.*",),
+        "model.tokenizer": (_first(spec, "model.tokenizer", "model.id"),),
+        "model.tokenizer_options.revision": (
+            _first(spec, "model.frozen.tokenizer_commit", commit),
+        ),
+        "model.tokenizer_options": ("model.*",),
+        "lora.lora_alpha": ("lora.alpha",),
+        "lora.lora_dropout": ("lora.dropout",),
+        "targets": ("lora.targets",),
+        **_phase("sft", spec),
+        **_phase("grpo", spec),
+        "eval.data.part": ("eval.items",),
+        "eval.data.limit": ("eval.items",),
+        "eval.data": (_first(spec, "eval.data", "grpo.data", "data") + ".*",),
+        "eval.rows": ("eval.items",),
+        "eval.batch_size": RECIPE,
+        "eval.max_new_tokens": (tokens,),
+        "eval.weights": ("rewards",),
+    }
+
+
+def _phase(phase: str, spec: Document) -> dict[str, tuple[str, ...]]:
+    batch = ("per_device_train_batch_size", "gradient_accumulation_steps")
+    counts = ("max_steps", *batch) + ("num_generations",) * (phase == "grpo")
+    lengths = ("max_length", "max_completion_length")
+    evaluated = spec.get("method", "pipeline") == "pipeline"
+    table = {
+        "data.part": ("eval.items",) if evaluated else RECIPE,
+        "data": (_first(spec, f"{phase}.data", "data") + ".*",),
+        "result": RECIPE,
+        "samples_every": RECIPE,
+        "report_to": ("report_to",),
+        "rows": (*(f"{phase}.{name}" for name in counts), "data.limit"),
+        "longest_prompt": tuple(f"{phase}.{name}" for name in lengths),
+        **{f"trainer.{name}": RECIPE for name in FIXED},
+        "trainer.seed": ("seed",),
+        "trainer.reward_weights": ("rewards", "carl.weight"),
+        "trainer": (f"{phase}.*", f"{phase}.trainer.*"),
+        "gate": ("gate.*",),
+        "metric": ("gate.metric",),
+        "stop": ("gate.stop",),
+        "rewards": ("rewards.*",),
+        "carl": ("carl.*",),
+        "cascade.carl_weight": ("carl.weight",),
+        "cascade.maximum": ("rewards",),
+        "cascade": ("carl.*",),
+    }
+    return {f"{phase}.{key}": settings for key, settings in table.items()}
+
+
+def _first(spec: Document, *names: str) -> str:
+    """The first of the settings that the spec gives, or else the last."""
+    return next((name for name in names if get(spec, name) is not None), names[-1])
