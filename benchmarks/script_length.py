@@ -4,7 +4,8 @@
 
 Counted are the lines of the golden scripts that hold something (comments and docstrings
 too), without licence and metadata block, CONFIG, user code and the built-in model,
-tokenizer and task, which have a limit of their own.
+tokenizer and task, which have a limit of their own. RLOO has the limit of GRPO, methods
+of preference that of SFT.
 """
 
 from __future__ import annotations
@@ -42,10 +43,8 @@ def measure(path: Path) -> tuple[str, int, int, int, int]:
     counted.append(header[header.index('"""') :])
     builtin = [s.text for s in script.sections if s.name == BUILTIN]
     widest = max(len(line) for text in counted for line in text.split("\n"))
-    kind = "pipeline"
-    if "grpo" not in script.config:
-        kind = "sft"
-    elif "sft" not in script.config:
+    kind = "pipeline" if "eval" in script.config else "sft"
+    if kind == "sft" and {"grpo", "rloo"} & set(script.config):
         kind = "grpo"
     return kind, sum(map(held, counted)), sum(map(held, builtin)), longest, widest
 

@@ -78,3 +78,27 @@ def builtin_rows(part: str, seed: int, count: int) -> Any:
             prompts.append("".join(map(str, digits)))
     rows = [{"prompt": prompt, "answer": prompt[::-1]} for prompt in prompts]
     return Dataset.from_list(rows)
+
+
+def builtin_pairs(seed: int, count: int) -> Any:
+    """`count` rows of {prompt, chosen, rejected}, which has one digit wrong."""
+    from datasets import Dataset
+
+    draw, rows = random.Random(f"pairs {seed}"), []
+    for row in builtin_rows("sft", seed, count):
+        answer, place = row["answer"], draw.randrange(6)
+        digit = (int(answer[place]) + draw.randrange(1, 10)) % 10
+        wrong = f"{answer[:place]}{digit}{answer[place + 1 :]}"
+        rows.append({"prompt": row["prompt"], "chosen": answer, "rejected": wrong})
+    return Dataset.from_list(rows)
+
+
+def builtin_judged(seed: int, count: int) -> Any:
+    """`count` rows of {prompt, completion, label}: right and wrong answers in turn."""
+    from datasets import Dataset
+
+    kinds, rows = ("chosen", "rejected"), []
+    for i, row in enumerate(builtin_pairs(seed, count)):
+        answer, good = row[kinds[i % 2]], i % 2 == 0
+        rows.append({"prompt": row["prompt"], "completion": answer, "label": good})
+    return Dataset.from_list(rows)

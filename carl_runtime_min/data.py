@@ -7,7 +7,8 @@ from typing import Any
 
 from carl_runtime_min.errors import UsageError
 
-ROLES = {"prompt": "user", "completion": "assistant", "messages": "user"}
+QUESTIONS = ("prompt", "messages")
+ANSWERS = ("completion", "chosen", "rejected")
 
 
 def hub_rows(source: dict[str, Any]) -> Any:
@@ -33,6 +34,13 @@ def file_rows(source: dict[str, Any]) -> Any:
         raise UsageError(reason, remedy=remedy) from error
 
 
+def is_text(value: Any) -> bool:
+    """Whether `value` is text, or a list of messages that have roles."""
+    turns = value if isinstance(value, list) else []
+    own = [isinstance(turn, dict) and "role" in turn for turn in turns]
+    return isinstance(value, str) or (bool(own) and all(own))
+
+
 def prepared(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
     """The rows of the spec with our columns, plain text as conversations.
 
@@ -50,10 +58,10 @@ def prepared(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
     chat = bool(tokenizer.chat_template)
 
     def shaped(column: str, text: Any) -> Any:
-        if column == "completion" and isinstance(text, int | float):
+        if column in ANSWERS and isinstance(text, int | float):
             text = str(text)
-        if not isinstance(text, str | list) or text == []:
-            remedy = "every row needs text or a list of messages there"
+        if not is_text(text):
+            remedy = "every row needs text or a list of {role, content} there"
             raise UsageError(f"{name}: a {column} is {text!r}", remedy=remedy)
         if not chat and isinstance(text, list):
             remedy = (
@@ -63,15 +71,17 @@ def prepared(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
         if not chat:
             return text
         if isinstance(text, str):
-            text = [{"role": ROLES[column], "content": text}]
+            role = "assistant" if column in ANSWERS else "user"
+            text = [{"role": role, "content": text}]
         if column == "prompt" and text[-1]["role"] == "assistant":
             text = text[:-1]
-        own = column == "completion" or text[0]["role"] == "system"
+        own = column in ANSWERS or text[0]["role"] == "system"
         return text if own or not source["system_prompt"] else system + text
 
     def ours(row: dict[str, Any]) -> dict[str, Any]:
         values = {column: row[theirs] for column, theirs in columns.items()}
-        return {c: shaped(c, v) if c in ROLES else v for c, v in values.items()}
+        texts = QUESTIONS + ANSWERS
+        return {c: shaped(c, v) if c in texts else v for c, v in values.items()}
 
     return rows.select(kept).map(ours)
 
@@ -86,6 +96,34 @@ def sft_rows(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
     columns = {name: columns.get(name, name) for name in needed}
     rows = prepared(rows, {**source, "columns": columns}, tokenizer)
     return rows.select_columns(needed)
+
+
+def preference_rows(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
+    """Rows {prompt, chosen, rejected}, or {prompt, completion, label}.
+
+    Answers that are whole conversations hold their prompt, which is split off.
+    """
+    columns, name = source["columns"], source["id"]
+    own = {ours: columns[ours] for ours in columns if ours != "prompt"}
+
+    def split(row: dict[str, Any]) -> dict[str, Any]:
+        talks = {column: row[column] for column in own if column in ANSWERS}
+        prompts = [talk[:-1] for talk in talks.values()]
+        if not prompts[0] or any(prompt != prompts[0] for prompt in prompts):
+            reason = f"{name}: answers to different prompts: {prompts}"
+            raise UsageError(reason, remedy="let answers continue one conversation")
+        return {"prompt": prompts[0]} | {c: talk[-1:] for c, talk in talks.items()}
+
+    first = next(iter(rows), {}).get(next(iter(own.values())))
+    if isinstance(first, list) and is_text(first) and first[0]["role"] != "assistant":
+        rows = prepared(rows, {**source, "columns": own}, tokenizer).map(split)
+        source = {**source, "columns": {c: c for c in columns}, "part": [None, None]}
+    rows = prepared(rows, source, tokenizer)
+    for label in rows["label"] if "label" in own else ():
+        if not isinstance(label, bool):
+            remedy = "make labels true (good) or false (bad)"
+            raise UsageError(f"{name}: a label is {label!r}", remedy=remedy)
+    return rows.select_columns(list(columns))
 
 
 def fitting(rows: Any, tokenizer: Any, longest: int) -> Any:

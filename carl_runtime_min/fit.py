@@ -13,7 +13,7 @@ from carl_runtime_min.field import order_parameter
 from carl_runtime_min.run import Run, weights_sha256
 from carl_runtime_min.supervisor import asked_to_stop
 
-SHOWN = ("loss", "mean_token_accuracy", "reward", "phi", "carl/weight")
+SHOWN = "loss mean_token_accuracy rewards/accuracies reward phi carl/weight"
 
 
 def head_width(model: Any) -> int:
@@ -62,7 +62,8 @@ class Recorder(Observer):
             entropy = torch.tensor(logs["entropy"])
             logs["phi"] = order_parameter(entropy, self.width).item()
         self.run.append("metrics", {"step": step, **logs})
-        facts = [f"{key} {logs[key]:.3f}" for key in SHOWN if logs.get(key) is not None]
+        keys = [key for key in SHOWN.split() if logs.get(key) is not None]
+        facts = [f"{key} {logs[key]:.3f}" for key in keys]
         self.run.say(f"{self.run.phase} {step}/{state.max_steps} ", *facts)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -1,15 +1,14 @@
-"""GRPO whose rewards see how each token was generated.
+"""GRPO and RLOO whose rewards see how each token was generated.
 
 TRL hands reward functions text and token ids. These mixins add what CARL measures:
 `token_logps` and `token_entropies` of exactly the sampled tokens, under the policy as
 the trainer scores it. Compose one with the trainer:
 
-    class Trainer(CoherentGRPO, GRPOTrainer): ...
+    class Trainer(CoherentPolicy, GRPOTrainer): ...
 """
 
 from __future__ import annotations
 
-import inspect
 import math
 from functools import partial
 from typing import Any
@@ -19,7 +18,6 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from carl_runtime_min.cascade import Cascade, damp_ties
-from carl_runtime_min.errors import CarlError
 from carl_runtime_min.field import order_parameter
 from carl_runtime_min.fit import head_width
 from carl_runtime_min.rewards import carl_reward, coherence_components
@@ -33,16 +31,6 @@ HOOKS = {
     "_get_per_token_logps_and_entropies": "model, input_ids, attention_mask, "
     "logits_to_keep, batch_size, compute_entropy",
 }
-
-
-def check_hooks(trainer_class: type) -> None:
-    """Stop if TRL's private methods are not the ones this script was written for."""
-    for name, expected in HOOKS.items():
-        method = getattr(trainer_class, name, lambda: None)
-        found = ", ".join(inspect.signature(method).parameters)
-        if not f"{found}, ".startswith(f"self, {expected}, "):
-            remedy = "install the TRL version pinned at the top of this script"
-            raise CarlError(f"TRL's {name} takes ({found})", remedy=remedy, exit_code=4)
 
 
 class CoherenceReward:
@@ -70,7 +58,7 @@ class CoherenceReward:
         return [None if math.isnan(reward) else reward for reward in rewards.tolist()]
 
 
-class SampledGRPO:
+class SampledPolicy:
     """Mixin: keeps what was sampled, bars infinite rewards, records samples."""
 
     def record_in(self, run: Run, every: int) -> None:
@@ -83,7 +71,8 @@ class SampledGRPO:
 
     def _generate(self, prompts: list[Any]) -> Any:
         generated = super()._generate(prompts)
-        self.prompt_ids, self.completion_ids, self.tool_mask = generated[:3]
+        self.prompt_ids, self.completion_ids = generated[:2]
+        self.tool_mask = generated[2] if len(generated) > 3 else None  # RLOO has none
         return generated
 
     @torch.no_grad()
@@ -150,7 +139,7 @@ class SampledGRPO:
         return batch
 
 
-class CoherentGRPO(SampledGRPO):
+class CoherentPolicy(SampledPolicy):
     """Mixin: adds R_CARL to the task rewards once the cascade has opened.
 
     `reward_funcs` ends with the `CoherenceReward`; those before it are the task's.
@@ -158,6 +147,8 @@ class CoherentGRPO(SampledGRPO):
 
     cascade: Cascade
     tie_weight: float
+    multi_objective_aggregation = "sum_then_normalize"  # as RLOO, which has no choice
+    scale_rewards = "none"
 
     def _calculate_rewards(self, inputs: Any, *batch: Any) -> Tensor:
         cascade, step = self.cascade, self.state.global_step
@@ -210,11 +201,11 @@ class CoherentGRPO(SampledGRPO):
         return batch
 
 
-class ReusedScores(CoherentGRPO):
+class ReusedScores(CoherentPolicy):
     """Takes the field from TRL's own scoring pass, which comes before the rewards.
 
-    TRL scores first where samples may be older than the policy, or vLLM drew them; a
-    pass of the reference model comes later. Of no use is a pass with dropout on.
+    TRL scores first in RLOO, where samples may be older than the policy, or vLLM drew
+    them; a pass of the reference model comes later. Of no use is one with dropout on.
     """
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:

@@ -75,6 +75,18 @@ def model(seed: int = 0, rows: int = 320, **config: Any) -> Any:
     return Qwen3ForCausalLM(Qwen3Config(**settings))
 
 
+def adapted() -> Any:
+    """A model with adapters that change it from the start."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=4, target_modules=["q_proj", "o_proj"], init_lora_weights=False
+    )
+    torch.manual_seed(1)
+    return get_peft_model(model(), config)
+
+
 def save(folder: Path, template: str | None = CHAT_TEMPLATE, **config: Any) -> Path:
     """A model directory as `from_pretrained` and `carl bundle` take it."""
     model(**config).save_pretrained(folder)

@@ -11,7 +11,7 @@ from carl_runtime_min.cascade import Cascade
 from carl_runtime_min.fit import Observer, head_width
 from carl_runtime_min.gate import PhaseTransitionGate
 from carl_runtime_min.gate_watch import GateWatch
-from carl_runtime_min.grpo import CoherenceReward, CoherentGRPO
+from carl_runtime_min.grpo import CoherenceReward, CoherentPolicy
 from carl_runtime_min.run import Run
 from tests import tiny
 
@@ -67,7 +67,7 @@ def arguments(run: Run, **given: Any) -> dict[str, Any]:
 
 def grpo(
     folder: Path,
-    mixin: type | None = CoherentGRPO,
+    mixin: type | None = CoherentPolicy,
     *,
     model: Any = None,
     tasks: tuple[Any, ...] = (lower,),
@@ -76,32 +76,34 @@ def grpo(
     cascade: dict[str, Any] | None = None,
     samples_every: int = 1000,
     base: type | None = None,
+    method: str = "GRPO",
     **given: Any,
 ) -> Any:
-    """A GRPO trainer; without `mixin` it is TRL's own. CARL starts at step 0.
+    """A GRPO or RLOO trainer; without `mixin` it is TRL's own. CARL starts at step 0.
 
     A cascade that does not say `carl_start` is adaptive, and thus in stage A here.
     """
-    from trl import GRPOConfig, GRPOTrainer
+    import trl
 
+    config, trls_own = getattr(trl, f"{method}Config"), getattr(trl, f"{method}Trainer")
     run = run_dir(folder)
     model = tiny.model() if model is None else model
     if given.get("beta") and not hasattr(model, "peft_config"):
         model.save_pretrained(folder / "base")  # TRL reads the reference from there
         model.config._name_or_path = str(folder / "base")
-    base = base or GRPOTrainer
+    base = base or trls_own
     kind = type("Trainer", (mixin, base), {}) if mixin else base
     rewards, weights = list(tasks), list(task_weights)
-    coherent = mixin is not None and issubclass(mixin, CoherentGRPO)
+    coherent = mixin is not None and issubclass(mixin, CoherentPolicy)
     if coherent:
         rewards.append(carl or CoherenceReward(head_width(model), WEIGHTS))
         weights.append(0.5)
-    sizes = {"per_device_train_batch_size": 8, "num_generations": 4}
+    sizes = {"per_device_train_batch_size": 8, "num_generations": 4, "beta": 0.0}
     options = {"max_completion_length": 12, "reward_weights": weights, **sizes}
     trainer = kind(
         model,
         rewards,
-        args=GRPOConfig(**arguments(run, **(options | given))),
+        args=config(**arguments(run, **(options | given))),
         train_dataset=chats(),
         processing_class=tiny.tokenizer(),
     )
@@ -111,6 +113,37 @@ def grpo(
     if mixin:
         trainer.record_in(run, samples_every)
     return trainer
+
+
+def preference(
+    folder: Path,
+    method: str,
+    rows: list[dict[str, Any]],
+    mixin: type | None = None,
+    *,
+    model: Any = None,
+    words: Any = None,
+    **given: Any,
+) -> Any:
+    """A DPO, KTO or ORPO trainer on `rows`, all of them in one batch."""
+    import trl
+    from datasets import Dataset
+    from trl.experimental import orpo
+
+    library = orpo if method == "ORPO" else trl
+    config = getattr(library, f"{method}Config")
+    base = getattr(library, f"{method}Trainer")
+    kind = type("Trainer", (mixin, base), {}) if mixin else base
+    model = model or tiny.model()
+    alone = method == "ORPO" or hasattr(model, "peft_config")
+    options = {"per_device_train_batch_size": len(rows), "max_length": 128, **given}
+    return kind(
+        model,
+        args=config(**arguments(run_dir(folder, method.lower()), **options)),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=words or tiny.tokenizer(),
+        **({} if alone else {"ref_model": tiny.model()}),
+    )
 
 
 def sft(folder: Path, gate: Any = None, **given: Any) -> tuple[Any, Any]:
@@ -130,6 +163,11 @@ def sft(folder: Path, gate: Any = None, **given: Any) -> tuple[Any, Any]:
     )
     gate = gate or PhaseTransitionGate(threshold=2.0)
     return trainer, GateWatch(trainer, gate, "mean_token_accuracy", stop=True)
+
+
+def logged(trainer: Any, name: str) -> list[float]:
+    """What a trainer logged under a name, step by step."""
+    return [row[name] for row in trainer.state.log_history if name in row]
 
 
 class Crash(Observer):

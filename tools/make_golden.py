@@ -33,15 +33,16 @@ def write(path: Path, text: str) -> None:
 
 
 def main() -> None:
-    from tools.make_fields import FIELDS, fields
-    from tools.make_trajectory import CASE, trajectory
+    from tools.make_fields import FIELDS, fields, loaded
+    from tools.make_trajectory import COURSES, trajectory
 
     for case in sys.argv[1:] or CASES:
         folder = ROOT / "golden" / case
         write(folder / "train.py", rendered(case))
         if case in FIELDS:
-            write(folder / "fields.json", json.dumps(fields(), indent=1) + "\n")
-        if case == CASE:
+            values = fields(loaded(folder / "train.py"))
+            write(folder / "fields.json", json.dumps(values, indent=1) + "\n")
+        if case in COURSES:
             with tempfile.TemporaryDirectory() as scratch:
                 script = [
                     sys.executable,
@@ -50,7 +51,7 @@ def main() -> None:
                     scratch,
                 ]
                 subprocess.run([*script], check=False)
-                course = trajectory(Path(scratch) / "metrics.jsonl")
+                course = trajectory(case, Path(scratch) / "metrics.jsonl")
             write(folder / "trajectory.json", json.dumps(course, indent=1) + "\n")
 
 

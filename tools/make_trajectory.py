@@ -1,10 +1,11 @@
-"""The training run whose course is committed in `golden/trajectory/trajectory.json`."""
+"""The training runs whose course is committed in `golden/<case>/trajectory.json`."""
 
 from __future__ import annotations
 
 import json
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from carl_bundle.bundler.render import render
 from carl_bundle.recipes import plan
@@ -12,21 +13,39 @@ from carl_bundle.spec.freeze import freeze
 from carl_bundle.spec.load import load
 
 ROOT = Path(__file__).parent.parent
-CASE = "trajectory"
-MEASURED = ("loss", "grad_norm", "entropy", "mean_token_accuracy")
+COURSES = {
+    "trajectory": ("sft", ("loss", "grad_norm", "entropy", "mean_token_accuracy")),
+    "rloo": ("rloo", ("reward", "rewards/carl/mean", "grad_norm", "entropy", "phi")),
+    "dpo": (
+        "dpo",
+        ("loss", "grad_norm", "logps/chosen", "logps/rejected", "phi/chosen"),
+    ),
+    "kto": ("kto", ("loss", "grad_norm", "kl", "rewards/margins", "phi/chosen")),
+    "orpo": ("orpo", ("loss", "grad_norm", "log_odds_chosen", "phi/chosen")),
+}
+"""Of each case with a trajectory.json: the phase and the metrics that it holds."""
 
 
-def library_text() -> str:
+def library_text(case: str) -> str:
     """The same wiring, importing the runtime instead of containing it."""
-    folder = ROOT / "golden" / CASE
+    folder = ROOT / "golden" / case
     return render(plan(freeze(load(folder / "spec.yaml").spec)), library=True)
 
 
-def trajectory(metrics: Path) -> dict[str, object]:
-    """What is committed of a run's metrics.jsonl: the SFT phase, step by step."""
+def course(case: str, rows: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """What is committed of the rows of a metrics.jsonl: one phase, step by step."""
+    phase, measured = COURSES[case]
+    rows = [row for row in rows if row["phase"] == phase]
+    return {
+        name: [row[name] for row in rows if row.get(name) is not None]
+        for name in measured
+    }
+
+
+def trajectory(case: str, metrics: Path) -> dict[str, object]:
+    """The content of a trajectory.json."""
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-    rows = [row for row in rows if row["phase"] == "sft"]
     return {
         "versions": {name: version(name) for name in ("torch", "transformers", "trl")},
-        "sft": {name: [r[name] for r in rows if name in r] for name in MEASURED},
+        COURSES[case][0]: course(case, rows),
     }

@@ -24,7 +24,9 @@ def bundle(
     model: Annotated[
         str | None, typer.Option(help="Hub id, local directory, or builtin.")
     ] = None,
-    method: Annotated[str | None, typer.Option(help="sft, grpo or pipeline.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="pipeline, sft, grpo, rloo, dpo, kto or orpo.")
+    ] = None,
     dataset: Annotated[
         str | None, typer.Option(help="Hub id, data file, or builtin.")
     ] = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -103,13 +103,11 @@ def _report(
             remedy="name a model, or leave --measure out",
         )
     measurement = model.measure() if model is not None and measure else None
-    phases: tuple[Literal["sft", "grpo"], ...]
-    phases = ("sft", "grpo") if plan.method == "pipeline" else (plan.method,)
     budgets = tuple(
         VRAMBudget.estimate(
             plan, model, phase, measurement=measurement, gpu_bytes=gpu_bytes
         )
-        for phase in phases
+        for phase in plan.phases
         if model is not None
     )
     cost = estimate_cost(plan, step_seconds, price)

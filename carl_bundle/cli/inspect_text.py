@@ -91,11 +91,8 @@ def _layers(attention: Attention | Unknown) -> str | Unknown:
 
 def _plan_lines(plan: TrainSpec) -> Iterator[str]:
     yield f"PLAN  {plan.method} on {plan.data.id}, seed {plan.seed}, to {plan.run_dir}"
-    phases = {"sft": plan.sft, "grpo": plan.grpo}
-    for name in ("sft", "grpo"):
-        if plan.method not in (name, "pipeline"):
-            continue
-        values = phases[name].model_dump(exclude_none=True, exclude={"data", "trainer"})
+    for name, phase in plan.phases.items():
+        values = phase.model_dump(exclude_none=True, exclude={"data", "trainer"})
         shown = ", ".join(f"{key} {value}" for key, value in values.items())
         yield from wrap(f"  {name}: {shown}", WIDTH, subsequent_indent="    ")
     lora = plan.lora

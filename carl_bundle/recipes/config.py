@@ -7,7 +7,12 @@ from importlib.resources import files
 from typing import Any
 
 from carl_bundle.spec.blocks import DataSettings, LoraSettings, Reward
-from carl_bundle.spec.phases import GRPOSettings, PhaseSettings
+from carl_bundle.spec.phases import (
+    COLUMNS,
+    PhaseSettings,
+    PreferenceSettings,
+    SampledSettings,
+)
 from carl_bundle.spec.train_spec import TrainSpec
 
 OWN_FIELDS = {"data", "bf16", "trainer"}
@@ -30,23 +35,30 @@ ENVIRONMENT = {
 """No usage reports; no warnings to developers of libraries that are pinned here."""
 
 
+SILENCED = {"orpo": {"TRL_EXPERIMENTAL_SILENCE": "1"}}
+"""A warning that the script's docstring replaces."""
+
+
 def configuration(spec: TrainSpec, frozen: TrainSpec) -> dict[str, Any]:
     """CONFIG of a resolved spec; `frozen` is the same spec as it was given."""
     config: dict[str, Any] = {
         "name": spec.name,
         "run_dir": spec.run_dir,
         "seed": spec.seed,
-        "environment": ENVIRONMENT,
+        "environment": {**ENVIRONMENT, **SILENCED.get(spec.method, {})},
         "model": model_block(spec),
     }
     if isinstance(spec.lora, LoraSettings):
         config["lora"] = lora_block(spec.lora)
         if spec.lora.targets != "auto":
             config["targets"] = list(spec.lora.targets)
-    if spec.method != "grpo":
-        config["sft"] = sft_block(spec)
-    if spec.method != "sft":
-        config["grpo"] = grpo_block(spec)
+    for name, phase in spec.phases.items():
+        if isinstance(phase, SampledSettings):
+            config[name] = sampled_block(spec, name, phase)
+        elif isinstance(phase, PreferenceSettings):
+            config[name] = preference_block(spec, name, phase)
+        else:
+            config[name] = sft_block(spec)
     if spec.method == "pipeline":
         config["eval"] = eval_block(spec)
     if spec.push.enabled:
@@ -94,7 +106,7 @@ def data_block(spec: TrainSpec, data: DataSettings, phase: str) -> dict[str, Any
     out the last ones, the evaluation takes those.
     """
     block = data.model_dump(mode="json", exclude={"sha256"})
-    items, phases = spec.eval.items or 0, (spec.sft, spec.grpo)
+    items, phases = spec.eval.items or 0, spec.phases.values()
     part: list[int | None] = [None, None]
     if phase == "eval":
         trained = [one.data or spec.data for one in phases]
@@ -103,15 +115,16 @@ def data_block(spec: TrainSpec, data: DataSettings, phase: str) -> dict[str, Any
     elif spec.method == "pipeline" and same_rows(data, spec.eval.data or spec.data):
         part[1] = -items
     if phase != "sft":
-        block["columns"] = {"prompt": "prompt", **block["columns"]}
+        needed = COLUMNS.get(phase, ("prompt",))
+        block["columns"] = {name: name for name in needed} | block["columns"]
     return {**block, "part": part}
 
 
 def phase_block(
-    spec: TrainSpec, phase: PhaseSettings, trainer: dict[str, Any], last: bool
+    spec: TrainSpec, name: str, phase: PhaseSettings, trainer: dict[str, Any]
 ) -> dict[str, Any]:
-    """What both training phases have in common."""
-    name = "grpo" if isinstance(phase, GRPOSettings) else "sft"
+    """What all training phases have in common."""
+    last = name == list(spec.phases)[-1]
     block: dict[str, Any] = {
         "data": data_block(spec, phase.data or spec.data, name),
         "bf16": phase.bf16,
@@ -122,18 +135,35 @@ def phase_block(
     given = phase.model_dump(mode="json", exclude=OWN_FIELDS, exclude_none=True)
     fixed = {**FIXED, "seed": spec.seed}
     block["trainer"] = {**given, **phase.trainer, **fixed, **trainer}
+    if (phase.data or spec.data).is_builtin:
+        block["rows"] = builtin_count(spec, phase)
     return block
 
 
+def builtin_count(spec: TrainSpec, phase: PhaseSettings) -> int:
+    """How many rows to make: every one is seen once, if the steps are given."""
+    rows = phase.per_device_train_batch_size or 1
+    rows *= phase.gradient_accumulation_steps or 1
+    sampled = isinstance(phase, SampledSettings)
+    if isinstance(phase, SampledSettings):
+        rows //= phase.num_generations or 1
+    if phase.max_steps:
+        return rows * phase.max_steps
+    return (phase.data or spec.data).limit or (1024 if sampled else 4096)
+
+
+def reference_options(spec: TrainSpec) -> dict[str, Any]:
+    """How TRL loads the reference model, which it does by the name of the policy's."""
+    model = model_block(spec)
+    names = ("revision", "trust_remote_code")
+    given = {name: model["options"].get(name) for name in names}
+    options = {name: value for name, value in given.items() if value is not None}
+    own = not spec.lora and spec.method != "pipeline"
+    return {"model_init_kwargs": options} if own and options else {}
+
+
 def sft_block(spec: TrainSpec) -> dict[str, Any]:
-    phase, gate = spec.sft, spec.gate
-    block = phase_block(spec, phase, {}, last=spec.method == "sft")
-    if (phase.data or spec.data).is_builtin:
-        steps, rows = phase.max_steps, phase.per_device_train_batch_size or 1
-        rows *= phase.gradient_accumulation_steps or 1
-        block["rows"] = (
-            rows * steps if steps else (phase.data or spec.data).limit or 4096
-        )
+    gate, block = spec.gate, phase_block(spec, "sft", spec.sft, {})
     if gate.mode == "threshold":
         block["gate"] = {
             "threshold": gate.threshold,
@@ -143,19 +173,21 @@ def sft_block(spec: TrainSpec) -> dict[str, Any]:
     return {**block, "metric": gate.metric, "stop": gate.stop}
 
 
-def grpo_block(spec: TrainSpec) -> dict[str, Any]:
-    phase, carl = spec.grpo, spec.carl
-    weights = [reward.weight for reward in spec.rewards]
+def preference_block(
+    spec: TrainSpec, name: str, phase: PreferenceSettings
+) -> dict[str, Any]:
+    reference = {} if name == "orpo" else reference_options(spec)
+    return phase_block(spec, name, phase, reference)
+
+
+def sampled_block(spec: TrainSpec, name: str, phase: SampledSettings) -> dict[str, Any]:
+    carl, weights = spec.carl, [reward.weight for reward in spec.rewards]
     trainer = {"reward_weights": weights + [carl.weight] * carl.enabled}
-    block = phase_block(spec, phase, trainer, last=True)
+    trainer |= reference_options(spec) if phase.beta else {}
+    block = phase_block(spec, name, phase, trainer)
     longest = (phase.max_length or 0) - (phase.max_completion_length or 0)
     block["trainer"].pop("max_length", None)
-    if (phase.data or spec.data).is_builtin:
-        steps, rows = phase.max_steps, phase.per_device_train_batch_size or 1
-        rows *= phase.gradient_accumulation_steps or 1
-        prompts = rows // (phase.num_generations or 1)
-        block["rows"] = prompts * steps if steps else spec.data.limit or 1024
-    else:
+    if "rows" not in block:
         block["longest_prompt"] = longest
     block["samples_every"] = 10
     block["rewards"] = [reward_block(reward) for reward in spec.rewards]
@@ -215,8 +247,8 @@ def reference_vectors(method: str) -> dict[str, Any]:
     """The vectors that the script's self-test needs."""
     path = files("carl_bundle.recipes") / "self_test.json"
     vectors: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if method == "sft":
-        return {name: vectors[name] for name in ("vocab_size", "entropy", "phi")}
-    if method == "grpo":
+    if method in ("grpo", "rloo"):
         return {k: v for k, v in vectors.items() if k not in ("logits", "token_ids")}
-    return vectors
+    if method == "pipeline":
+        return vectors
+    return {name: vectors[name] for name in ("vocab_size", "entropy", "phi")}

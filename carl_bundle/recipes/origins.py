@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from carl_bundle.recipes.config import FIXED
 from carl_bundle.spec.document import Document, get
+from carl_bundle.spec.phases import KINDS
 
+SAMPLED = ("grpo", "rloo")
 RECIPE: tuple[str, ...] = ()
 """No setting: what every script of this kind has."""
 
@@ -46,8 +48,7 @@ def _table(spec: Document) -> dict[str, tuple[str, ...]]:
         "lora.lora_alpha": ("lora.alpha",),
         "lora.lora_dropout": ("lora.dropout",),
         "targets": ("lora.targets",),
-        **_phase("sft", spec),
-        **_phase("grpo", spec),
+        **{key: names for one in KINDS for key, names in _phase(one, spec).items()},
         "eval.data.part": ("eval.items",),
         "eval.data.limit": ("eval.items",),
         "eval.data": (_first(spec, "eval.data", "grpo.data", "data") + ".*",),
@@ -60,7 +61,7 @@ def _table(spec: Document) -> dict[str, tuple[str, ...]]:
 
 def _phase(phase: str, spec: Document) -> dict[str, tuple[str, ...]]:
     batch = ("per_device_train_batch_size", "gradient_accumulation_steps")
-    counts = ("max_steps", *batch) + ("num_generations",) * (phase == "grpo")
+    counts = ("max_steps", *batch) + ("num_generations",) * (phase in SAMPLED)
     lengths = ("max_length", "max_completion_length")
     evaluated = spec.get("method", "pipeline") == "pipeline"
     table = {
@@ -74,6 +75,7 @@ def _phase(phase: str, spec: Document) -> dict[str, tuple[str, ...]]:
         **{f"trainer.{name}": RECIPE for name in FIXED},
         "trainer.seed": ("seed",),
         "trainer.reward_weights": ("rewards", "carl.weight"),
+        "trainer.model_init_kwargs": ("model.*",),
         "trainer": (f"{phase}.*", f"{phase}.trainer.*"),
         "gate": ("gate.*",),
         "metric": ("gate.metric",),

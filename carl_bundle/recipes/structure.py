@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from carl_bundle.spec.blocks import DataSettings, LoraSettings
+from carl_bundle.spec.phases import RLOOSettings, SampledSettings
 from carl_bundle.spec.train_spec import TrainSpec
 
 
@@ -20,33 +21,36 @@ def adapter(spec: TrainSpec) -> str:
     return "auto" if spec.lora.targets == "auto" else "named"
 
 
-def trl_scores_first(spec: TrainSpec) -> bool:
+def trl_scores_first(phase: SampledSettings) -> bool:
     """Whether TRL itself scores the samples before the rewards are computed.
 
-    It does when a batch of samples outlives one optimizer step. Not usable where
-    truncated completions are masked: that pass sees them as padding.
+    RLOO always does, GRPO when a batch of samples outlives one optimizer step. Not
+    usable where truncated completions are masked: that pass sees them as padding.
     """
-    grpo = spec.grpo
-    window = (grpo.steps_per_generation or 1) * (grpo.num_iterations or 1)
-    misaligned = (grpo.gradient_accumulation_steps or 1) % window != 0
-    return misaligned and not grpo.mask_truncated_completions
+    window = (phase.steps_per_generation or 1) * (phase.num_iterations or 1)
+    outlives = (phase.gradient_accumulation_steps or 1) % window != 0
+    first = outlives or isinstance(phase, RLOOSettings)
+    return first and not phase.mask_truncated_completions
 
 
 def structure(spec: TrainSpec) -> dict[str, str | bool]:
     """The choices of a resolved spec."""
     method, pipeline = spec.method, spec.method == "pipeline"
+    phases = list(spec.phases.values())
+    carl = spec.carl.enabled and spec.sampled is not None
     rewards = {reward.name for reward in spec.rewards}
     return {
         "method": method,
         "model": "builtin" if spec.model.is_builtin else "pretrained",
         "adapter": adapter(spec),
         "sft_source": source_kind(spec.sft.data),
-        "grpo_source": source_kind(spec.grpo.data),
+        "sampled_source": source_kind((spec.sampled or spec.grpo).data),
+        "preference_source": source_kind(phases[-1].data),
         "eval_source": source_kind(spec.eval.data),
         "gate": spec.gate.mode,
         "gate_required": pipeline and spec.gate.on_miss == "stop",
-        "carl": spec.carl.enabled,
-        "reuse_scores": spec.carl.enabled and trl_scores_first(spec),
+        "carl": carl,
+        "reuse_scores": carl and trl_scores_first(spec.sampled or spec.grpo),
         "exact_answer": "exact_answer" in rewards,
         "pattern": "pattern" in rewards,
         "length": "length" in rewards,

@@ -11,7 +11,9 @@ from carl_bundle.spec.text import AS_TUPLE, Identifier, Text
 BUILTIN = "builtin"
 """The id of the model and of the task that a script carries within itself."""
 
-Column = Literal["prompt", "answer", "completion", "messages"]
+Column = Literal[
+    "prompt", "answer", "completion", "messages", "chosen", "rejected", "label"
+]
 Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
 NonNegative = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]

@@ -23,7 +23,7 @@ class PhaseCost:
     """The size of one phase on one GPU.
 
     Attributes:
-        phase: `sft` or `grpo`.
+        phase: Its name in the spec.
         steps: Optimizer steps.
         tokens_per_step: At most: rows that are shorter take fewer.
     """
@@ -68,10 +68,8 @@ def estimate_cost(
         step_seconds: Measured seconds of one optimizer step.
         price: Dollars an hour of the machine.
     """
-    names = ("sft", "grpo") if spec.method == "pipeline" else (spec.method,)
     phases = []
-    for name in names:
-        phase = spec.sft if name == "sft" else spec.grpo
+    for name, phase in spec.phases.items():
         rows = phase.per_device_train_batch_size or 1
         tokens = rows * (phase.gradient_accumulation_steps or 1)
         steps = phase.max_steps if phase.max_steps is not None else _NO_ROWS

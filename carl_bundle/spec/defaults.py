@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from carl_bundle.spec.blocks import LoraSettings, Reward
 from carl_bundle.spec.phase_rules import generation_window
-from carl_bundle.spec.phases import GRPOSettings, PhaseSettings
+from carl_bundle.spec.phases import KINDS, PhaseSettings, SampledSettings
 from carl_bundle.spec.train_spec import TrainSpec
 
 EMBEDDED_SFT: dict[str, Any] = {
@@ -45,11 +45,10 @@ EMBEDDED_GRPO: dict[str, Any] = {
     "num_generations": 8,
     "max_completion_length": 8,
 }
-"""GRPO of the built-in model: 16 prompts of 8 completions a step."""
+"""GRPO and RLOO of the built-in model: 16 prompts of 8 completions a step."""
 
 SFT: dict[str, Any] = {
     "num_train_epochs": 1.0,
-    "learning_rate": 2e-5,
     "per_device_train_batch_size": 4,
     "gradient_accumulation_steps": 4,
     "lr_scheduler_type": "cosine",
@@ -66,7 +65,6 @@ SFT: dict[str, Any] = {
 
 GRPO: dict[str, Any] = {
     "num_train_epochs": 1.0,
-    "learning_rate": 1e-6,
     "per_device_train_batch_size": 8,
     "gradient_accumulation_steps": 4,
     "lr_scheduler_type": "constant_with_warmup",
@@ -81,24 +79,65 @@ GRPO: dict[str, Any] = {
     "num_generations": 8,
     "max_completion_length": 512,
 }
-"""GRPO of any other model."""
+"""GRPO and RLOO of any other model."""
 
-GRPO_COMMON: dict[str, Any] = {
+SAMPLED: dict[str, Any] = {
     "temperature": 1.0,
     "top_p": 1.0,
     "top_k": 0,
     "beta": 0.0,
-    "loss_type": "dapo",
-    "scale_rewards": "group",
     "num_iterations": 1,
     "mask_truncated_completions": False,
-    "multi_objective_aggregation": "sum_then_normalize",
 }
-"""GRPO settings that do not depend on the model."""
+"""Settings of sampling phases that do not depend on the model."""
 
-LORA_SFT = {**SFT, "learning_rate": 2e-4}
-LORA_GRPO = {**GRPO, "learning_rate": 1e-5}
-"""Adapters take about ten times the learning rate of full training."""
+OWN: dict[str, dict[str, Any]] = {
+    "sft": {},
+    "grpo": {
+        **SAMPLED,
+        "loss_type": "dapo",
+        "scale_rewards": "group",
+        "multi_objective_aggregation": "sum_then_normalize",
+    },
+    "rloo": {**SAMPLED, "normalize_advantages": False},
+    "dpo": {"beta": 0.1, "loss_type": ("sigmoid",)},
+    "kto": {"beta": 0.1, "loss_type": "kto"},
+    "orpo": {"beta": 0.1},
+}
+"""Settings of each phase that do not depend on the model."""
+
+PREFERENCE = {**SFT, "warmup_steps": 0.1}
+EMBEDDED_PREFERENCE = {**EMBEDDED_SFT, "max_steps": 100, "learning_rate": 5e-4}
+
+EMBEDDED: dict[str, dict[str, Any]] = {
+    "sft": EMBEDDED_SFT,
+    "grpo": EMBEDDED_GRPO,
+    "rloo": EMBEDDED_GRPO,
+    "dpo": EMBEDDED_PREFERENCE,
+    "kto": {**EMBEDDED_PREFERENCE, "learning_rate": 1e-3, "beta": 0.5},
+    "orpo": EMBEDDED_PREFERENCE,
+}
+"""Numbers for the built-in model."""
+
+OTHER: dict[str, dict[str, Any]] = {
+    "sft": SFT,
+    "grpo": GRPO,
+    "rloo": GRPO,
+    "dpo": PREFERENCE,
+    "kto": PREFERENCE,
+    "orpo": PREFERENCE,
+}
+"""Numbers for any other model."""
+
+RATES = {
+    "sft": (2e-5, 2e-4),
+    "grpo": (1e-6, 1e-5),
+    "rloo": (1e-6, 1e-5),
+    "dpo": (1e-6, 1e-5),
+    "kto": (1e-6, 1e-5),
+    "orpo": (8e-6, 8e-5),
+}
+"""Its learning rates: of all weights, and of adapters, which take about ten times that."""
 
 EMBEDDED_EVAL_ITEMS = 1000
 EVAL_ITEMS = 200
@@ -117,25 +156,17 @@ def resolve(spec: TrainSpec) -> TrainSpec:
     lora = spec.lora
     if lora is None:
         lora = False if embedded else LoraSettings()
-    if embedded:
-        sft_numbers, grpo_numbers = EMBEDDED_SFT, EMBEDDED_GRPO
-    elif lora:
-        sft_numbers, grpo_numbers = LORA_SFT, LORA_GRPO
-    else:
-        sft_numbers, grpo_numbers = SFT, GRPO
-    sft = _fill(spec, spec.sft, sft_numbers)
-    grpo = _fit_grpo(spec, _fill(spec, spec.grpo, {**GRPO_COMMON, **grpo_numbers}))
-    grpo_data = spec.grpo.data or spec.data
+    phases = {name: _phase(spec, name, bool(lora)) for name in KINDS}
+    sampled_data = (spec.sampled.data if spec.sampled else None) or spec.data
+    eval_data = spec.eval.data or sampled_data
     rewards = spec.rewards
-    if not rewards and grpo_data.is_builtin:
+    if not rewards and spec.sampled and sampled_data.is_builtin:
         rewards = (Reward(name="exact_answer"),)
     stop = spec.gate.stop
-    eval_data = spec.eval.data or grpo_data
     return spec.model_copy(
         update={
             "lora": lora,
-            "sft": _fit_context(spec, spec.sft, sft),
-            "grpo": grpo,
+            **phases,
             "rewards": rewards,
             "gate": spec.gate.model_copy(
                 update={"stop": spec.method == "pipeline" if stop is None else stop}
@@ -152,6 +183,18 @@ def resolve(spec: TrainSpec) -> TrainSpec:
     )
 
 
+def _phase(spec: TrainSpec, name: str, lora: bool) -> PhaseSettings:
+    """A phase of the spec, whether it runs or not, with every default."""
+    chosen: PhaseSettings = getattr(spec, name)
+    numbers = {**OTHER[name], "learning_rate": RATES[name][lora]}
+    if spec.model.is_builtin:
+        numbers = EMBEDDED[name]
+    filled = _fill(spec, chosen, {**OWN[name], **numbers})
+    if isinstance(chosen, SampledSettings) and isinstance(filled, SampledSettings):
+        return _fit_groups(spec, chosen, filled)
+    return _fit_context(spec, chosen, filled)
+
+
 def _fill(spec: TrainSpec, phase: PhaseT, numbers: dict[str, Any]) -> PhaseT:
     """Fill the None fields of a phase; a chosen horizon keeps the other one None."""
     update: dict[str, Any] = {
@@ -165,9 +208,10 @@ def _fill(spec: TrainSpec, phase: PhaseT, numbers: dict[str, Any]) -> PhaseT:
     return phase.model_copy(update=update)
 
 
-def _fit_grpo(spec: TrainSpec, grpo: GRPOSettings) -> GRPOSettings:
+def _fit_groups(
+    spec: TrainSpec, chosen: SampledSettings, grpo: SampledSettings
+) -> SampledSettings:
     """Adjust defaults to what the spec chose: groups, windows, lengths."""
-    chosen = spec.grpo
     update: dict[str, Any] = {}
     if chosen.steps_per_generation is None:
         # TRL's rule: one generation an optimizer step.

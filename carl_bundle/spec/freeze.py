@@ -12,6 +12,7 @@ from carl_bundle.spec.architecture import AutoClass
 from carl_bundle.spec.blocks import DataSettings, FrozenModel, ModelSettings
 from carl_bundle.spec.locate import SHA, is_hub_id, locate
 from carl_bundle.spec.model_spec import ModelSpec
+from carl_bundle.spec.phases import KINDS
 from carl_bundle.spec.rules import check
 from carl_bundle.spec.train_spec import TrainSpec
 from carl_bundle.spec.unknown import Unknown, known
@@ -41,7 +42,7 @@ def freeze(
         "model": _freeze_model(spec.model, report),
         "data": data,
     }
-    for name in ("sft", "grpo", "eval"):
+    for name in (*KINDS, "eval"):
         block = getattr(spec, name)
         if block.data is not None:
             frozen = (

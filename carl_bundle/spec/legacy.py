@@ -11,6 +11,7 @@ from typing import Any
 
 from carl_bundle.errors import Problem
 from carl_bundle.spec.document import Document, get, put
+from carl_bundle.spec.phases import RUNS
 
 _RENAMED = {
     "run_name": "name",
@@ -29,6 +30,9 @@ _RENAMED = {
     "grpo_temperature": "grpo.temperature",
     "grpo_top_k": "grpo.top_k",
 }
+
+_OWN_BETA = {name: {"beta": f"{name}.beta"} for name in ("dpo", "kto", "orpo")}
+"""Where the old `beta` goes for methods that have one of their own."""
 
 _PHASE = {
     "max_steps": "max_steps",
@@ -94,14 +98,15 @@ def translate(document: Document, method: str | None = None) -> Translation:
     """
     result = Translation({})
     method = method or str(document.get("method", "pipeline"))
-    phases = [name for name in ("sft", "grpo") if method in (name, "pipeline")]
+    phases = RUNS.get(method, ())
+    renamed = {**_RENAMED, **_OWN_BETA.get(method, {})}
     old = {name: value for name, value in document.items() if _is_old(name)}
     result.document.update({k: v for k, v in document.items() if k not in old})
     _rename_lora(result)
     _settle_horizon(old, result)
     for name, value in old.items():
-        if name in _RENAMED:
-            _move(name, value, _RENAMED[name], result)
+        if name in renamed:
+            _move(name, value, renamed[name], result)
         elif name in _PHASE:
             for phase in phases:
                 _move(name, value, f"{phase}.{_PHASE[name]}", result)

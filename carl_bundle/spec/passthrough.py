@@ -12,7 +12,7 @@ from typing import Any
 
 from carl_bundle.errors import Problem
 from carl_bundle.spec.names import nearest
-from carl_bundle.spec.phases import GRPOSettings, PhaseSettings, SFTSettings
+from carl_bundle.spec.phases import PhaseSettings
 from carl_bundle.spec.tables import table
 from carl_bundle.spec.text import check_text
 
@@ -32,7 +32,7 @@ CONTROLLED = {
     "seed": "set seed",
     "data_seed": "set seed",
     "reward_weights": "set rewards[].weight and carl.weight",
-    "generation_batch_size": "set grpo.steps_per_generation",
+    "generation_batch_size": "set {phase}.steps_per_generation",
     "model_init_kwargs": "set model.dtype, model.attention and model.revision",
     "trust_remote_code": "set model.trust_remote_code",
     "chat_template_path": "set model.tokenizer",
@@ -84,16 +84,15 @@ def check_trainer(phase: str, settings: PhaseSettings) -> Iterator[Problem]:
     """Yield what is wrong with the `trainer` block of one phase.
 
     Args:
-        phase: `sft` or `grpo`, as in the spec and in the table.
+        phase: Its name in the spec and in the table, such as `grpo`.
         settings: The phase.
     """
     if not settings.trainer:
         return
     fields = table("trl_fields.json")[phase]
-    own = GRPOSettings if phase == "grpo" else SFTSettings
     for name, value in settings.trainer.items():
         where = f"{phase}.trainer.{name}"
-        if name in own.model_fields and name not in ("data", "trainer"):
+        if name in type(settings).model_fields and name not in ("data", "trainer"):
             yield Problem(
                 where, "CARL has its own name for this", f"set {phase}.{name}"
             )
@@ -103,10 +102,9 @@ def check_trainer(phase: str, settings: PhaseSettings) -> Iterator[Problem]:
         elif name in DEPRECATED and name in fields:
             yield Problem(where, "the pinned TRL deprecates this", DEPRECATED[name])
         elif name not in fields:
-            config = "GRPOConfig" if phase == "grpo" else "SFTConfig"
             yield Problem(
                 where,
-                f"the pinned TRL has no such field in {config}",
+                f"the pinned TRL has no such field in {phase.upper()}Config",
                 nearest(name, fields),
             )
         else:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from carl_bundle.errors import Problem
-from carl_bundle.spec.phases import GRPOSettings, PhaseSettings
+from carl_bundle.spec.phases import PhaseSettings, SampledSettings
 from carl_bundle.spec.train_spec import TrainSpec
 
 _NEEDS_KWARGS = {
@@ -16,51 +16,62 @@ _NEEDS_KWARGS = {
 }
 
 
-def sft_rules(spec: TrainSpec) -> Iterator[Problem]:
-    """Yield what is wrong with a supervised phase that will run."""
-    yield from _horizon("sft", spec.sft)
-    yield from _context("sft", spec.sft, spec)
-    if spec.sft.trainer.get("loss_type") == "chunked_nll":
-        yield Problem(
-            "sft.trainer.loss_type",
-            "the pinned TRL deprecates 'chunked_nll'",
-            "use 'nll', which computes the same",
-        )
+def phase_rules(spec: TrainSpec) -> Iterator[Problem]:
+    """Yield what is wrong with the training phases that will run."""
+    for name, phase in spec.phases.items():
+        yield from _horizon(name, phase)
+        yield from _context(name, phase, spec)
+        if isinstance(phase, SampledSettings):
+            yield from _groups(name, phase)
+            yield from _window(name, phase)
+            yield from _reference(name, phase, spec)
+            yield from _room(name, phase)
+            if spec.carl.enabled:
+                yield from _entropy_bonus(name, phase)
+        elif name == "sft" and phase.trainer.get("loss_type") == "chunked_nll":
+            yield Problem(
+                "sft.trainer.loss_type",
+                "the pinned TRL deprecates 'chunked_nll'",
+                "use 'nll', which computes the same",
+            )
+        elif name == "kto" and phase.per_device_train_batch_size == 1:
+            yield Problem(
+                "kto.per_device_train_batch_size",
+                "KTO estimates its KL term from mismatched pairs within a batch",
+                "set it to at least 2",
+            )
 
 
-def grpo_rules(spec: TrainSpec) -> Iterator[Problem]:
-    """Yield what is wrong with a GRPO phase that will run."""
-    grpo = spec.grpo
-    yield from _horizon("grpo", grpo)
-    yield from _context("grpo", grpo, spec)
-    yield from _groups(grpo)
-    yield from _window(grpo)
-    yield from _entropy_bonus(spec)
-    if grpo.beta and spec.model.is_builtin and spec.method == "grpo" and not spec.lora:
+def _reference(name: str, phase: SampledSettings, spec: TrainSpec) -> Iterator[Problem]:
+    own = spec.model.is_builtin and spec.method == name
+    if phase.beta and own and not spec.lora:
         yield Problem(
-            "grpo.beta",
+            f"{name}.beta",
             "the reference model is loaded from disk, and the built-in one is on none",
             "set method: pipeline or a lora block, or leave beta at 0",
         )
-    length, completion = grpo.max_length, grpo.max_completion_length
+
+
+def _room(name: str, phase: SampledSettings) -> Iterator[Problem]:
+    length, completion = phase.max_length, phase.max_completion_length
     if length is not None and completion is not None and completion >= length:
         yield Problem(
-            "grpo.max_completion_length, grpo.max_length",
+            f"{name}.max_completion_length, {name}.max_length",
             f"a completion of {completion} tokens leaves no room for a prompt in "
             f"{length}",
-            "raise grpo.max_length (prompt and completion together)",
+            f"raise {name}.max_length (prompt and completion together)",
         )
 
 
-def generation_window(grpo: GRPOSettings) -> int:
+def generation_window(phase: SampledSettings) -> int:
     """Return after how many optimizer steps generation windows and steps align.
 
     A window is `steps_per_generation * num_iterations` micro-steps, a step is
     `gradient_accumulation_steps`; a checkpoint inside a window resumes into
     another batch than the one it left.
     """
-    micro_steps = (grpo.steps_per_generation or 1) * (grpo.num_iterations or 1)
-    return micro_steps // math.gcd(micro_steps, grpo.gradient_accumulation_steps or 1)
+    micro_steps = (phase.steps_per_generation or 1) * (phase.num_iterations or 1)
+    return micro_steps // math.gcd(micro_steps, phase.gradient_accumulation_steps or 1)
 
 
 def _horizon(name: str, phase: PhaseSettings) -> Iterator[Problem]:
@@ -90,51 +101,48 @@ def _context(name: str, phase: PhaseSettings, spec: TrainSpec) -> Iterator[Probl
         )
 
 
-def _groups(grpo: GRPOSettings) -> Iterator[Problem]:
+def _groups(name: str, phase: SampledSettings) -> Iterator[Problem]:
     """Every generation batch holds whole groups of completions of one prompt."""
-    batch = grpo.per_device_train_batch_size or 1
-    group = grpo.num_generations or 2
-    steps = grpo.steps_per_generation or 1
+    batch = phase.per_device_train_batch_size or 1
+    group = phase.num_generations or 2
+    steps = phase.steps_per_generation or 1
     if (batch * steps) % group == 0:
         return
     nearest = group // math.gcd(group, steps)
     better = math.ceil(batch / nearest) * nearest
     yield Problem(
-        "grpo.per_device_train_batch_size, grpo.num_generations",
+        f"{name}.per_device_train_batch_size, {name}.num_generations",
         f"a generation batch of {batch} x {steps} = {batch * steps} completions "
         f"cannot hold whole groups of {group}",
-        f"set grpo.per_device_train_batch_size to {better}, or grpo.num_generations "
+        f"set {name}.per_device_train_batch_size to {better}, or {name}.num_generations "
         f"to a divisor of {batch * steps}",
     )
 
 
-def _window(grpo: GRPOSettings) -> Iterator[Problem]:
-    window, every = generation_window(grpo), grpo.save_steps
+def _window(name: str, phase: SampledSettings) -> Iterator[Problem]:
+    window, every = generation_window(phase), phase.save_steps
     if every is None or every % window == 0:
         return
     below = every // window * window
     choices = f"{below} or {below + window}" if below else str(window)
     yield Problem(
-        "grpo.save_steps",
+        f"{name}.save_steps",
         f"a checkpoint every {every} steps falls inside a generation window of "
         f"{window} steps, from where a resume would not be exact",
         f"set it to {choices}",
     )
 
 
-def _entropy_bonus(spec: TrainSpec) -> Iterator[Problem]:
-    if not spec.carl.enabled:
-        return
-    trainer = spec.grpo.trainer
-    bonus = trainer.get("entropy_coef")
-    names = []
+def _entropy_bonus(name: str, phase: SampledSettings) -> Iterator[Problem]:
+    bonus = phase.trainer.get("entropy_coef")
+    fields = []
     if isinstance(bonus, int | float) and bonus > 0:
-        names.append("entropy_coef")
-    if trainer.get("use_adaptive_entropy"):
-        names.append("use_adaptive_entropy")
-    for name in names:
+        fields.append("entropy_coef")
+    if phase.trainer.get("use_adaptive_entropy"):
+        fields.append("use_adaptive_entropy")
+    for field in fields:
         yield Problem(
-            f"grpo.trainer.{name}",
+            f"{name}.trainer.{field}",
             "rewards high entropy, while CARL rewards low entropy",
             "remove it, or set carl.enabled to false",
         )

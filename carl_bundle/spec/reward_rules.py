@@ -29,10 +29,10 @@ NO_REWARD = (
 
 def reward_rules(spec: TrainSpec) -> Iterator[Problem]:
     """Yield what is wrong with the task rewards."""
-    if not spec.rewards and spec.method in ("grpo", "pipeline"):
+    if not spec.rewards and spec.sampled:
         yield Problem(
             "rewards",
-            "GRPO needs at least one task reward, and this data brings none",
+            f"{spec.method} needs at least one task reward, and this data brings none",
             NO_REWARD,
         )
     seen: set[str] = set()

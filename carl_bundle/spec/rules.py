@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from carl_bundle.errors import Problem, SpecError
 from carl_bundle.spec.blocks import DataSettings
+from carl_bundle.spec.phases import COLUMNS, KINDS
 from carl_bundle.spec.train_spec import TrainSpec
 
 _SHA = re.compile(r"[0-9a-f]{40}")
@@ -29,20 +30,19 @@ def broken_rules(spec: TrainSpec) -> list[Problem]:
     """
     from carl_bundle.spec.defaults import resolve
     from carl_bundle.spec.passthrough import check_trainer
-    from carl_bundle.spec.phase_rules import grpo_rules, sft_rules
+    from carl_bundle.spec.phase_rules import phase_rules
     from carl_bundle.spec.reward_rules import carl_rules, reward_rules
 
     run = resolve(spec)
     problems = [*_model(run), *_data(run), *_lora(run), *_reporting(run), *_push(run)]
-    problems += check_trainer("sft", run.sft)
-    problems += check_trainer("grpo", run.grpo)
+    problems += _columns(run)
+    for name in KINDS:
+        problems += check_trainer(name, getattr(run, name))
     problems += _gate(run)
     problems += _not_read(run)
     problems += reward_rules(run)
-    if run.method in ("sft", "pipeline"):
-        problems += sft_rules(run)
-    if run.method in ("grpo", "pipeline"):
-        problems += grpo_rules(run)
+    problems += phase_rules(run)
+    if run.sampled:
         problems += carl_rules(run)
     if run.method == "pipeline":
         problems += _eval(run)
@@ -76,14 +76,11 @@ def _model(spec: TrainSpec) -> Iterator[Problem]:
 
 def _data(spec: TrainSpec) -> Iterator[Problem]:
     yield from _data_block("data", spec.data)
-    for name, block in (
-        ("sft.data", spec.sft.data),
-        ("grpo.data", spec.grpo.data),
-        ("eval.data", spec.eval.data),
-    ):
+    for name in (*KINDS, "eval"):
+        block: DataSettings | None = getattr(spec, name).data
         # A block that was filled from the top one repeats its problems.
         if block is not None and block != spec.data:
-            yield from _data_block(name, block)
+            yield from _data_block(f"{name}.data", block)
 
 
 def _data_block(where: str, data: DataSettings) -> Iterator[Problem]:
@@ -112,6 +109,18 @@ def _data_block(where: str, data: DataSettings) -> Iterator[Problem]:
             )
 
 
+def _columns(spec: TrainSpec) -> Iterator[Problem]:
+    for name, phase in spec.phases.items():
+        data, read = phase.data or spec.data, COLUMNS.get(name)
+        others = sorted(set(data.columns) - set(read)) if read else []
+        if read and others:
+            yield Problem(
+                "data.columns" if data == spec.data else f"{name}.data.columns",
+                f"{name} reads no {' and no '.join(others)}",
+                f"name {', '.join(read)} (a conversation may hold its prompt)",
+            )
+
+
 def _lora(spec: TrainSpec) -> Iterator[Problem]:
     lora = spec.lora
     quantization = spec.model.frozen and spec.model.frozen.quantization
@@ -123,16 +132,15 @@ def _lora(spec: TrainSpec) -> Iterator[Problem]:
                 "remove `lora: false`, or choose the unquantised checkpoint",
             )
         return
-    runs_grpo = spec.method in ("grpo", "pipeline")
-    if lora.targets != "auto" and runs_grpo:
+    if lora.targets != "auto" and spec.method not in ("sft", "orpo"):
         heads = [name for name in lora.targets if name.split(".")[-1] == "lm_head"]
         if heads:
             yield Problem(
                 "lora.targets",
-                "GRPO cannot train an adapter on the output head (lm_head)",
+                f"{spec.method} cannot train an adapter on the output head (lm_head)",
                 "leave lm_head out, or set `targets: auto`",
             )
-    if lora.dropout > 0 and runs_grpo and spec.carl.enabled:
+    if lora.dropout > 0 and spec.sampled and spec.carl.enabled:
         yield Problem(
             "lora.dropout",
             "dropout makes the entropy that CARL scores random",

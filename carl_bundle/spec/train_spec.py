@@ -23,10 +23,20 @@ from carl_bundle.spec.blocks import (
     PushSettings,
     Reward,
 )
-from carl_bundle.spec.phases import GRPOSettings, SFTSettings
+from carl_bundle.spec.phases import (
+    RUNS,
+    DPOSettings,
+    GRPOSettings,
+    KTOSettings,
+    ORPOSettings,
+    PhaseSettings,
+    RLOOSettings,
+    SampledSettings,
+    SFTSettings,
+)
 from carl_bundle.spec.text import AS_TUPLE, Identifier
 
-Method = Literal["sft", "grpo", "pipeline"]
+Method = Literal["sft", "grpo", "rloo", "dpo", "kto", "orpo", "pipeline"]
 Reporter = Literal["none", "trackio", "wandb", "tensorboard"]
 
 
@@ -49,6 +59,10 @@ class TrainSpec(Block):
     lora: LoraSettings | Literal[False] | None = None
     sft: SFTSettings = SFTSettings.model_construct()
     grpo: GRPOSettings = GRPOSettings.model_construct()
+    rloo: RLOOSettings = RLOOSettings.model_construct()
+    dpo: DPOSettings = DPOSettings.model_construct()
+    kto: KTOSettings = KTOSettings.model_construct()
+    orpo: ORPOSettings = ORPOSettings.model_construct()
     rewards: Annotated[tuple[Reward, ...], AS_TUPLE] = ()
     carl: CarlSettings = CarlSettings.model_construct()
     gate: GateSettings = GateSettings.model_construct()
@@ -80,6 +94,17 @@ class TrainSpec(Block):
             raise report(error, data, handler) from error
         check(spec)
         return spec
+
+    @property
+    def phases(self) -> dict[str, PhaseSettings]:
+        """The training phases of the method, in order."""
+        return {name: getattr(self, name) for name in RUNS[self.method]}
+
+    @property
+    def sampled(self) -> SampledSettings | None:
+        """The phase that samples completions and rewards them, if there is one."""
+        found = (p for p in self.phases.values() if isinstance(p, SampledSettings))
+        return next(found, None)
 
     @property
     def run_dir(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from carl_bundle.spec.phases import GRPOSettings
+from carl_bundle.spec.phases import SampledSettings
 from carl_bundle.spec.unknown import Unknown
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ CHECKPOINTED, STORED = 4, 34
 scores, which flash attention does not store); with recomputation the layer inputs
 (2) and as much again for the layer at work.
 """
+
+PAIRS = ("dpo", "orpo")
+"""Phases in which a row of the batch is two answers."""
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 Amount = int | Unknown
@@ -54,7 +57,7 @@ class VRAMBudget:
     """The memory of one phase on one GPU.
 
     Attributes:
-        phase: `sft` or `grpo`.
+        phase: Its name in the spec.
         rows: What must be there, and when.
         disk: Checkpoints on disk.
         calibrated: Whether the terms were measured; False until they are.
@@ -70,7 +73,7 @@ class VRAMBudget:
         cls,
         spec: TrainSpec,
         model: ModelSpec,
-        phase: Literal["sft", "grpo"],
+        phase: str,
         *,
         measurement: Measurement | None = None,
         gpu_bytes: int | None = None,
@@ -80,11 +83,11 @@ class VRAMBudget:
         Args:
             spec: A resolved spec (see `carl_bundle.spec.defaults.resolve`).
             model: Its model.
-            phase: Which phase.
+            phase: Its name in the spec.
             measurement: Exact counts, where the model was measured.
             gpu_bytes: Memory of the GPU, which a share of vLLM refers to.
         """
-        settings = spec.sft if phase == "sft" else spec.grpo
+        settings = getattr(spec, phase)
         total = measurement.parameters if measurement else parameters(model)
         trained = _trained(spec, total, measurement)
         width = _width(spec)
@@ -96,10 +99,10 @@ class VRAMBudget:
             Row("weights", weights, "parameters x bytes each"),
             Row("gradients", gradients, "trained parameters x bytes each"),
             Row("optimizer", moments, "trained parameters x 2 x bytes each (AdamW)"),
-            Row("activations", *_activations(settings, model), "training"),
+            Row("activations", *_activations(settings, model, phase), "training"),
             Row("logits tile", *_tile(settings, model), "training"),
             Row("kv cache", *_kv(settings, model), "generating"),
-            Row("reference", *_reference(spec, settings, weights)),
+            Row("reference", *_reference(spec, phase, weights)),
             Row("vllm share", *_vllm(settings, gpu_bytes)),
         ]
         disk = Row(
@@ -170,8 +173,9 @@ def _trained(spec: TrainSpec, total: Amount, measurement: Measurement | None) ->
     return measurement.lora_parameters(spec.lora.r)
 
 
-def _activations(settings: Any, model: ModelSpec) -> tuple[Amount, str]:
+def _activations(settings: Any, model: ModelSpec, phase: str) -> tuple[Amount, str]:
     factor = CHECKPOINTED if settings.gradient_checkpointing else STORED
+    factor *= 2 if phase in PAIRS else 1
     formula = f"batch x max_length x hidden x layers x {factor}"
     if isinstance(model.hidden_size, Unknown):
         return model.hidden_size, formula
@@ -192,7 +196,7 @@ def _tile(settings: Any, model: ModelSpec) -> tuple[Amount, str]:
 
 def _kv(settings: Any, model: ModelSpec) -> tuple[Amount, str]:
     formula = "completions at once x cache of max_length tokens"
-    if not isinstance(settings, GRPOSettings):
+    if not isinstance(settings, SampledSettings):
         return 0, "no generation in this phase"
     if isinstance(model.attention, Unknown):
         return model.attention, formula
@@ -202,12 +206,15 @@ def _kv(settings: Any, model: ModelSpec) -> tuple[Amount, str]:
     return completions * model.attention.kv_bytes(settings.max_length or 0), formula
 
 
-def _reference(spec: TrainSpec, settings: Any, weights: Amount) -> tuple[Amount, str]:
-    if not isinstance(settings, GRPOSettings) or not settings.beta:
+def _reference(spec: TrainSpec, phase: str, weights: Amount) -> tuple[Amount, str]:
+    settings = getattr(spec, phase)
+    if phase in ("sft", "orpo"):
+        return 0, "no reference in this phase"
+    if not settings.beta:
         return 0, "no reference (beta is 0)"
     if spec.lora:
         return 0, "the reference is the model with its adapters off"
-    return weights, "a second copy of the weights (beta > 0, all weights train)"
+    return weights, "a second copy of the weights (all weights train)"
 
 
 def _vllm(settings: Any, gpu_bytes: int | None) -> tuple[Amount, str]:

@@ -88,7 +88,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-# ---- configuration sha256:8e4be823bc82 -----------------------------------------------
+# ---- configuration sha256:69556ce524e6 -----------------------------------------------
 CONFIG = {
     "name": "reused-scores",
     "run_dir": "runs/reused-scores",
@@ -155,11 +155,11 @@ CONFIG = {
             "top_p": 1.0,
             "top_k": 0,
             "beta": 0.0,
-            "loss_type": "dapo",
-            "scale_rewards": "group",
             "num_iterations": 2,
             "steps_per_generation": 2,
             "mask_truncated_completions": False,
+            "loss_type": "dapo",
+            "scale_rewards": "group",
             "multi_objective_aggregation": "sum_then_normalize",
             "save_strategy": "steps",
             "report_to": "none",
@@ -658,8 +658,9 @@ def exact_answer_reward(options: dict[str, Any]) -> TaskReward:
     return TaskReward("exact_answer", scorer, "answer")
 
 
-# ---- carl_runtime_min/data.py sha256:8fdc27c0c1c8 ------------------------------------
-ROLES = {"prompt": "user", "completion": "assistant", "messages": "user"}
+# ---- carl_runtime_min/data.py sha256:f016da8dfb4f ------------------------------------
+QUESTIONS = ("prompt", "messages")
+ANSWERS = ("completion", "chosen", "rejected")
 
 
 def file_rows(source: dict[str, Any]) -> Any:
@@ -675,6 +676,13 @@ def file_rows(source: dict[str, Any]) -> Any:
         remedy = "put rows with the same columns there, in UTF-8; JSONL has one a line"
         reason = f"{path}: {str(error.__cause__ or error) or 'no rows'}"
         raise UsageError(reason, remedy=remedy) from error
+
+
+def is_text(value: Any) -> bool:
+    """Whether `value` is text, or a list of messages that have roles."""
+    turns = value if isinstance(value, list) else []
+    own = [isinstance(turn, dict) and "role" in turn for turn in turns]
+    return isinstance(value, str) or (bool(own) and all(own))
 
 
 def prepared(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
@@ -694,10 +702,10 @@ def prepared(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
     chat = bool(tokenizer.chat_template)
 
     def shaped(column: str, text: Any) -> Any:
-        if column == "completion" and isinstance(text, int | float):
+        if column in ANSWERS and isinstance(text, int | float):
             text = str(text)
-        if not isinstance(text, str | list) or text == []:
-            remedy = "every row needs text or a list of messages there"
+        if not is_text(text):
+            remedy = "every row needs text or a list of {role, content} there"
             raise UsageError(f"{name}: a {column} is {text!r}", remedy=remedy)
         if not chat and isinstance(text, list):
             remedy = (
@@ -707,15 +715,17 @@ def prepared(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
         if not chat:
             return text
         if isinstance(text, str):
-            text = [{"role": ROLES[column], "content": text}]
+            role = "assistant" if column in ANSWERS else "user"
+            text = [{"role": role, "content": text}]
         if column == "prompt" and text[-1]["role"] == "assistant":
             text = text[:-1]
-        own = column == "completion" or text[0]["role"] == "system"
+        own = column in ANSWERS or text[0]["role"] == "system"
         return text if own or not source["system_prompt"] else system + text
 
     def ours(row: dict[str, Any]) -> dict[str, Any]:
         values = {column: row[theirs] for column, theirs in columns.items()}
-        return {c: shaped(c, v) if c in ROLES else v for c, v in values.items()}
+        texts = QUESTIONS + ANSWERS
+        return {c: shaped(c, v) if c in texts else v for c, v in values.items()}
 
     return rows.select(kept).map(ours)
 
@@ -888,8 +898,8 @@ def asked_to_stop(path: Path) -> bool:
     return (path / "stop").exists()
 
 
-# ---- carl_runtime_min/fit.py sha256:3057df4e06f7 -------------------------------------
-SHOWN = ("loss", "mean_token_accuracy", "reward", "phi", "carl/weight")
+# ---- carl_runtime_min/fit.py sha256:e94f11077d7d -------------------------------------
+SHOWN = "loss mean_token_accuracy rewards/accuracies reward phi carl/weight"
 
 
 def head_width(model: Any) -> int:
@@ -938,7 +948,8 @@ class Recorder(Observer):
             entropy = torch.tensor(logs["entropy"])
             logs["phi"] = order_parameter(entropy, self.width).item()
         self.run.append("metrics", {"step": step, **logs})
-        facts = [f"{key} {logs[key]:.3f}" for key in SHOWN if logs.get(key) is not None]
+        keys = [key for key in SHOWN.split() if logs.get(key) is not None]
+        facts = [f"{key} {logs[key]:.3f}" for key in keys]
         self.run.say(f"{self.run.phase} {step}/{state.max_steps} ", *facts)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -995,7 +1006,18 @@ def fit(
     return True
 
 
-# ---- carl_runtime_min/grpo.py sha256:818ae05e902e ------------------------------------
+# ---- carl_runtime_min/hooks.py sha256:31138c67e94d -----------------------------------
+def check_hooks(trainer_class: type, hooks: dict[str, str]) -> None:
+    """Stop if a private method does not take, after self, the arguments in `hooks`."""
+    for name, expected in hooks.items():
+        method = getattr(trainer_class, name, lambda: None)
+        found = ", ".join(inspect.signature(method).parameters)
+        if not f"{found}, ".removeprefix("self, ").startswith(f"{expected}, "):
+            remedy = "install the TRL version pinned at the top of this script"
+            raise CarlError(f"TRL's {name} takes ({found})", remedy=remedy, exit_code=4)
+
+
+# ---- carl_runtime_min/grpo.py sha256:fa3d96b4009b ------------------------------------
 SAMPLES = 4  # completions recorded at a time
 HOOKS = {
     "_generate": "prompts",
@@ -1004,16 +1026,6 @@ HOOKS = {
     "_get_per_token_logps_and_entropies": "model, input_ids, attention_mask, "
     "logits_to_keep, batch_size, compute_entropy",
 }
-
-
-def check_hooks(trainer_class: type) -> None:
-    """Stop if TRL's private methods are not the ones this script was written for."""
-    for name, expected in HOOKS.items():
-        method = getattr(trainer_class, name, lambda: None)
-        found = ", ".join(inspect.signature(method).parameters)
-        if not f"{found}, ".startswith(f"self, {expected}, "):
-            remedy = "install the TRL version pinned at the top of this script"
-            raise CarlError(f"TRL's {name} takes ({found})", remedy=remedy, exit_code=4)
 
 
 class CoherenceReward:
@@ -1041,7 +1053,7 @@ class CoherenceReward:
         return [None if math.isnan(reward) else reward for reward in rewards.tolist()]
 
 
-class SampledGRPO:
+class SampledPolicy:
     """Mixin: keeps what was sampled, bars infinite rewards, records samples."""
 
     def record_in(self, run: Run, every: int) -> None:
@@ -1054,7 +1066,8 @@ class SampledGRPO:
 
     def _generate(self, prompts: list[Any]) -> Any:
         generated = super()._generate(prompts)
-        self.prompt_ids, self.completion_ids, self.tool_mask = generated[:3]
+        self.prompt_ids, self.completion_ids = generated[:2]
+        self.tool_mask = generated[2] if len(generated) > 3 else None  # RLOO has none
         return generated
 
     @torch.no_grad()
@@ -1121,7 +1134,7 @@ class SampledGRPO:
         return batch
 
 
-class CoherentGRPO(SampledGRPO):
+class CoherentPolicy(SampledPolicy):
     """Mixin: adds R_CARL to the task rewards once the cascade has opened.
 
     `reward_funcs` ends with the `CoherenceReward`; those before it are the task's.
@@ -1129,6 +1142,8 @@ class CoherentGRPO(SampledGRPO):
 
     cascade: Cascade
     tie_weight: float
+    multi_objective_aggregation = "sum_then_normalize"  # as RLOO, which has no choice
+    scale_rewards = "none"
 
     def _calculate_rewards(self, inputs: Any, *batch: Any) -> Tensor:
         cascade, step = self.cascade, self.state.global_step
@@ -1181,11 +1196,11 @@ class CoherentGRPO(SampledGRPO):
         return batch
 
 
-class ReusedScores(CoherentGRPO):
+class ReusedScores(CoherentPolicy):
     """Takes the field from TRL's own scoring pass, which comes before the rewards.
 
-    TRL scores first where samples may be older than the policy, or vLLM drew them; a
-    pass of the reference model comes later. Of no use is a pass with dropout on.
+    TRL scores first in RLOO, where samples may be older than the policy, or vLLM drew
+    them; a pass of the reference model comes later. Of no use is one with dropout on.
     """
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
@@ -1387,7 +1402,7 @@ def guarded(action: Callable[[], int], path: Path) -> int:
         return getattr(error, "exit_code", 4 if expected else 70)
 
 
-# ---- wiring sha256:0563d3148b8a ------------------------------------------------------
+# ---- wiring sha256:dcc4e186ec38 ------------------------------------------------------
 def grpo_data(tokenizer: Any) -> Any:
     settings = CONFIG["grpo"]
     rows = file_rows(settings["data"])
@@ -1409,8 +1424,9 @@ def grpo(run: Run) -> int:
 
     class Trainer(ReusedScores, GRPOTrainer): ...
 
-    check_hooks(GRPOTrainer)
+    check_hooks(GRPOTrainer, HOOKS)
     settings, tokenizer = CONFIG["grpo"], load_tokenizer(CONFIG["model"])
+    rows = grpo_data(tokenizer)
     torch.manual_seed(CONFIG["seed"])
     model = load_model(CONFIG["model"])
     model = add_adapter(model, lora_targets(model), CONFIG["lora"])
@@ -1420,7 +1436,7 @@ def grpo(run: Run) -> int:
         model,
         rewards,
         args=GRPOConfig(**training_arguments(run, settings)),
-        train_dataset=grpo_data(tokenizer),
+        train_dataset=rows,
         processing_class=tokenizer,
     )
     trainer.record_in(run, settings["samples_every"])

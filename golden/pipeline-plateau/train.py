@@ -90,7 +90,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-# ---- configuration sha256:ab6ffed5e7f1 -----------------------------------------------
+# ---- configuration sha256:4de28e3b5968 -----------------------------------------------
 CONFIG = {
     "name": "pipeline-plateau",
     "run_dir": "runs/pipeline-plateau",
@@ -189,11 +189,11 @@ CONFIG = {
             "top_p": 1.0,
             "top_k": 0,
             "beta": 0.0,
-            "loss_type": "dapo",
-            "scale_rewards": "group",
             "num_iterations": 1,
             "steps_per_generation": 4,
             "mask_truncated_completions": False,
+            "loss_type": "dapo",
+            "scale_rewards": "group",
             "multi_objective_aggregation": "sum_then_normalize",
             "save_strategy": "steps",
             "report_to": "none",
@@ -933,8 +933,9 @@ def exact_answer_reward(options: dict[str, Any]) -> TaskReward:
     return TaskReward("exact_answer", scorer, "answer")
 
 
-# ---- carl_runtime_min/data.py sha256:d1e2875c0298 ------------------------------------
-ROLES = {"prompt": "user", "completion": "assistant", "messages": "user"}
+# ---- carl_runtime_min/data.py sha256:31df9899be95 ------------------------------------
+QUESTIONS = ("prompt", "messages")
+ANSWERS = ("completion", "chosen", "rejected")
 
 
 def file_rows(source: dict[str, Any]) -> Any:
@@ -950,6 +951,13 @@ def file_rows(source: dict[str, Any]) -> Any:
         remedy = "put rows with the same columns there, in UTF-8; JSONL has one a line"
         reason = f"{path}: {str(error.__cause__ or error) or 'no rows'}"
         raise UsageError(reason, remedy=remedy) from error
+
+
+def is_text(value: Any) -> bool:
+    """Whether `value` is text, or a list of messages that have roles."""
+    turns = value if isinstance(value, list) else []
+    own = [isinstance(turn, dict) and "role" in turn for turn in turns]
+    return isinstance(value, str) or (bool(own) and all(own))
 
 
 def prepared(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
@@ -969,10 +977,10 @@ def prepared(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
     chat = bool(tokenizer.chat_template)
 
     def shaped(column: str, text: Any) -> Any:
-        if column == "completion" and isinstance(text, int | float):
+        if column in ANSWERS and isinstance(text, int | float):
             text = str(text)
-        if not isinstance(text, str | list) or text == []:
-            remedy = "every row needs text or a list of messages there"
+        if not is_text(text):
+            remedy = "every row needs text or a list of {role, content} there"
             raise UsageError(f"{name}: a {column} is {text!r}", remedy=remedy)
         if not chat and isinstance(text, list):
             remedy = (
@@ -982,15 +990,17 @@ def prepared(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
         if not chat:
             return text
         if isinstance(text, str):
-            text = [{"role": ROLES[column], "content": text}]
+            role = "assistant" if column in ANSWERS else "user"
+            text = [{"role": role, "content": text}]
         if column == "prompt" and text[-1]["role"] == "assistant":
             text = text[:-1]
-        own = column == "completion" or text[0]["role"] == "system"
+        own = column in ANSWERS or text[0]["role"] == "system"
         return text if own or not source["system_prompt"] else system + text
 
     def ours(row: dict[str, Any]) -> dict[str, Any]:
         values = {column: row[theirs] for column, theirs in columns.items()}
-        return {c: shaped(c, v) if c in ROLES else v for c, v in values.items()}
+        texts = QUESTIONS + ANSWERS
+        return {c: shaped(c, v) if c in texts else v for c, v in values.items()}
 
     return rows.select(kept).map(ours)
 
@@ -1114,8 +1124,8 @@ def asked_to_stop(path: Path) -> bool:
     return (path / "stop").exists()
 
 
-# ---- carl_runtime_min/fit.py sha256:3057df4e06f7 -------------------------------------
-SHOWN = ("loss", "mean_token_accuracy", "reward", "phi", "carl/weight")
+# ---- carl_runtime_min/fit.py sha256:e94f11077d7d -------------------------------------
+SHOWN = "loss mean_token_accuracy rewards/accuracies reward phi carl/weight"
 
 
 def head_width(model: Any) -> int:
@@ -1164,7 +1174,8 @@ class Recorder(Observer):
             entropy = torch.tensor(logs["entropy"])
             logs["phi"] = order_parameter(entropy, self.width).item()
         self.run.append("metrics", {"step": step, **logs})
-        facts = [f"{key} {logs[key]:.3f}" for key in SHOWN if logs.get(key) is not None]
+        keys = [key for key in SHOWN.split() if logs.get(key) is not None]
+        facts = [f"{key} {logs[key]:.3f}" for key in keys]
         self.run.say(f"{self.run.phase} {step}/{state.max_steps} ", *facts)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -1243,7 +1254,18 @@ class GateWatch(Observer):
                 control.should_save = control.should_training_stop = True
 
 
-# ---- carl_runtime_min/grpo.py sha256:4cc21ef03468 ------------------------------------
+# ---- carl_runtime_min/hooks.py sha256:31138c67e94d -----------------------------------
+def check_hooks(trainer_class: type, hooks: dict[str, str]) -> None:
+    """Stop if a private method does not take, after self, the arguments in `hooks`."""
+    for name, expected in hooks.items():
+        method = getattr(trainer_class, name, lambda: None)
+        found = ", ".join(inspect.signature(method).parameters)
+        if not f"{found}, ".removeprefix("self, ").startswith(f"{expected}, "):
+            remedy = "install the TRL version pinned at the top of this script"
+            raise CarlError(f"TRL's {name} takes ({found})", remedy=remedy, exit_code=4)
+
+
+# ---- carl_runtime_min/grpo.py sha256:dd9d0cc49edc ------------------------------------
 SAMPLES = 4  # completions recorded at a time
 HOOKS = {
     "_generate": "prompts",
@@ -1252,16 +1274,6 @@ HOOKS = {
     "_get_per_token_logps_and_entropies": "model, input_ids, attention_mask, "
     "logits_to_keep, batch_size, compute_entropy",
 }
-
-
-def check_hooks(trainer_class: type) -> None:
-    """Stop if TRL's private methods are not the ones this script was written for."""
-    for name, expected in HOOKS.items():
-        method = getattr(trainer_class, name, lambda: None)
-        found = ", ".join(inspect.signature(method).parameters)
-        if not f"{found}, ".startswith(f"self, {expected}, "):
-            remedy = "install the TRL version pinned at the top of this script"
-            raise CarlError(f"TRL's {name} takes ({found})", remedy=remedy, exit_code=4)
 
 
 class CoherenceReward:
@@ -1289,7 +1301,7 @@ class CoherenceReward:
         return [None if math.isnan(reward) else reward for reward in rewards.tolist()]
 
 
-class SampledGRPO:
+class SampledPolicy:
     """Mixin: keeps what was sampled, bars infinite rewards, records samples."""
 
     def record_in(self, run: Run, every: int) -> None:
@@ -1302,7 +1314,8 @@ class SampledGRPO:
 
     def _generate(self, prompts: list[Any]) -> Any:
         generated = super()._generate(prompts)
-        self.prompt_ids, self.completion_ids, self.tool_mask = generated[:3]
+        self.prompt_ids, self.completion_ids = generated[:2]
+        self.tool_mask = generated[2] if len(generated) > 3 else None  # RLOO has none
         return generated
 
     @torch.no_grad()
@@ -1369,7 +1382,7 @@ class SampledGRPO:
         return batch
 
 
-class CoherentGRPO(SampledGRPO):
+class CoherentPolicy(SampledPolicy):
     """Mixin: adds R_CARL to the task rewards once the cascade has opened.
 
     `reward_funcs` ends with the `CoherenceReward`; those before it are the task's.
@@ -1377,6 +1390,8 @@ class CoherentGRPO(SampledGRPO):
 
     cascade: Cascade
     tie_weight: float
+    multi_objective_aggregation = "sum_then_normalize"  # as RLOO, which has no choice
+    scale_rewards = "none"
 
     def _calculate_rewards(self, inputs: Any, *batch: Any) -> Tensor:
         cascade, step = self.cascade, self.state.global_step
@@ -1733,7 +1748,7 @@ def guarded(action: Callable[[], int], path: Path) -> int:
         return getattr(error, "exit_code", 4 if expected else 70)
 
 
-# ---- wiring sha256:13fd2c23c05b ------------------------------------------------------
+# ---- wiring sha256:b9dd2401bf7a ------------------------------------------------------
 def trained_model(tokenizer: Any, result: Path) -> Any:
     """The model as an earlier phase saved it."""
     source, options = CONFIG["model"], {**CONFIG["model"]["options"], "revision": None}
@@ -1751,12 +1766,13 @@ def sft(run: Run) -> int:
     from trl import SFTConfig, SFTTrainer
 
     settings, tokenizer = CONFIG["sft"], load_tokenizer(CONFIG["model"])
+    rows = sft_data(tokenizer)
     torch.manual_seed(CONFIG["seed"])
     model = load_model(CONFIG["model"])
     trainer = SFTTrainer(
         model,
         args=SFTConfig(**training_arguments(run, settings)),
-        train_dataset=sft_data(tokenizer),
+        train_dataset=rows,
         processing_class=tokenizer,
     )
     gate = PlateauGate()
@@ -1786,10 +1802,11 @@ def grpo(run: Run) -> int:
     """Reinforce what the rewards prefer; the cascade decides when CARL joins."""
     from trl import GRPOConfig, GRPOTrainer
 
-    class Trainer(CoherentGRPO, GRPOTrainer): ...
+    class Trainer(CoherentPolicy, GRPOTrainer): ...
 
-    check_hooks(GRPOTrainer)
+    check_hooks(GRPOTrainer, HOOKS)
     settings, tokenizer = CONFIG["grpo"], load_tokenizer(CONFIG["model"])
+    rows = grpo_data(tokenizer)
     model = trained_model(tokenizer, run.path / CONFIG["sft"]["result"])
     rewards = task_rewards(settings["rewards"])
     rewards.append(CoherenceReward(head_width(model), settings["carl"]["weights"]))
@@ -1797,7 +1814,7 @@ def grpo(run: Run) -> int:
         model,
         rewards,
         args=GRPOConfig(**training_arguments(run, settings)),
-        train_dataset=grpo_data(tokenizer),
+        train_dataset=rows,
         processing_class=tokenizer,
     )
     trainer.record_in(run, settings["samples_every"])

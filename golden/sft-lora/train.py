@@ -421,8 +421,9 @@ class PhaseTransitionGate(Gate):
         return sum(value >= self.threshold for value in last) >= self.min_above
 
 
-# ---- carl_runtime_min/data.py sha256:2be2ae32e69a ------------------------------------
-ROLES = {"prompt": "user", "completion": "assistant", "messages": "user"}
+# ---- carl_runtime_min/data.py sha256:4e5788db350e ------------------------------------
+QUESTIONS = ("prompt", "messages")
+ANSWERS = ("completion", "chosen", "rejected")
 
 
 def hub_rows(source: dict[str, Any]) -> Any:
@@ -431,6 +432,13 @@ def hub_rows(source: dict[str, Any]) -> Any:
 
     options = {name: source[name] for name in ("split", "revision")}
     return load_dataset(source["id"], source["config"], **options)
+
+
+def is_text(value: Any) -> bool:
+    """Whether `value` is text, or a list of messages that have roles."""
+    turns = value if isinstance(value, list) else []
+    own = [isinstance(turn, dict) and "role" in turn for turn in turns]
+    return isinstance(value, str) or (bool(own) and all(own))
 
 
 def prepared(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
@@ -450,10 +458,10 @@ def prepared(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
     chat = bool(tokenizer.chat_template)
 
     def shaped(column: str, text: Any) -> Any:
-        if column == "completion" and isinstance(text, int | float):
+        if column in ANSWERS and isinstance(text, int | float):
             text = str(text)
-        if not isinstance(text, str | list) or text == []:
-            remedy = "every row needs text or a list of messages there"
+        if not is_text(text):
+            remedy = "every row needs text or a list of {role, content} there"
             raise UsageError(f"{name}: a {column} is {text!r}", remedy=remedy)
         if not chat and isinstance(text, list):
             remedy = (
@@ -463,15 +471,17 @@ def prepared(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
         if not chat:
             return text
         if isinstance(text, str):
-            text = [{"role": ROLES[column], "content": text}]
+            role = "assistant" if column in ANSWERS else "user"
+            text = [{"role": role, "content": text}]
         if column == "prompt" and text[-1]["role"] == "assistant":
             text = text[:-1]
-        own = column == "completion" or text[0]["role"] == "system"
+        own = column in ANSWERS or text[0]["role"] == "system"
         return text if own or not source["system_prompt"] else system + text
 
     def ours(row: dict[str, Any]) -> dict[str, Any]:
         values = {column: row[theirs] for column, theirs in columns.items()}
-        return {c: shaped(c, v) if c in ROLES else v for c, v in values.items()}
+        texts = QUESTIONS + ANSWERS
+        return {c: shaped(c, v) if c in texts else v for c, v in values.items()}
 
     return rows.select(kept).map(ours)
 
@@ -584,8 +594,8 @@ def asked_to_stop(path: Path) -> bool:
     return (path / "stop").exists()
 
 
-# ---- carl_runtime_min/fit.py sha256:3057df4e06f7 -------------------------------------
-SHOWN = ("loss", "mean_token_accuracy", "reward", "phi", "carl/weight")
+# ---- carl_runtime_min/fit.py sha256:e94f11077d7d -------------------------------------
+SHOWN = "loss mean_token_accuracy rewards/accuracies reward phi carl/weight"
 
 
 def head_width(model: Any) -> int:
@@ -634,7 +644,8 @@ class Recorder(Observer):
             entropy = torch.tensor(logs["entropy"])
             logs["phi"] = order_parameter(entropy, self.width).item()
         self.run.append("metrics", {"step": step, **logs})
-        facts = [f"{key} {logs[key]:.3f}" for key in SHOWN if logs.get(key) is not None]
+        keys = [key for key in SHOWN.split() if logs.get(key) is not None]
+        facts = [f"{key} {logs[key]:.3f}" for key in keys]
         self.run.say(f"{self.run.phase} {step}/{state.max_steps} ", *facts)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -913,7 +924,7 @@ def guarded(action: Callable[[], int], path: Path) -> int:
         return getattr(error, "exit_code", 4 if expected else 70)
 
 
-# ---- wiring sha256:fb4c60951435 ------------------------------------------------------
+# ---- wiring sha256:268cfde410a7 ------------------------------------------------------
 def sft_data(tokenizer: Any) -> Any:
     settings = CONFIG["sft"]
     rows = hub_rows(settings["data"])
@@ -925,13 +936,14 @@ def sft(run: Run) -> int:
     from trl import SFTConfig, SFTTrainer
 
     settings, tokenizer = CONFIG["sft"], load_tokenizer(CONFIG["model"])
+    rows = sft_data(tokenizer)
     torch.manual_seed(CONFIG["seed"])
     model = load_model(CONFIG["model"])
     model = add_adapter(model, CONFIG["targets"], CONFIG["lora"])
     trainer = SFTTrainer(
         model,
         args=SFTConfig(**training_arguments(run, settings)),
-        train_dataset=sft_data(tokenizer),
+        train_dataset=rows,
         processing_class=tokenizer,
     )
     gate = PhaseTransitionGate(**settings["gate"])

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from carl_bundle.spec.defaults import resolve
 from carl_bundle.spec.load import load
-from carl_bundle.spec.phases import PhaseSettings
+from carl_bundle.spec.phases import KINDS, PhaseSettings
 from carl_bundle.spec.train_spec import TrainSpec
 from tests.fake_hub import FakeHub, serve
 from tools.demo_real import SPEC
@@ -153,8 +153,9 @@ def default_of(info: Any) -> str:
 def phase_rows(name: str) -> list[str]:
     """Likewise for a phase: built-in, with LoRA, all weights."""
     other: dict[str, Any] = {"method": name, "model": "a/b", "data": "x.jsonl"}
-    other["rewards"] = [{"name": "exact_answer"}] if name == "grpo" else []
-    specs = [{}, other, {**other, "lora": False}]
+    if name in ("grpo", "rloo"):
+        other["rewards"] = [{"name": "exact_answer"}]
+    specs = [{"method": name}, other, {**other, "lora": False}]
     phases = [getattr(resolve(TrainSpec.model_validate(one)), name) for one in specs]
     found = [f"| `{name}.data` | – | – | – |"]
     for field in type(phases[0]).model_fields:
@@ -164,9 +165,14 @@ def phase_rows(name: str) -> list[str]:
     return found
 
 
+def every_row() -> list[str]:
+    phases = [row for name in KINDS for row in phase_rows(name)]
+    return [*rows(TrainSpec, ""), *phases]
+
+
 def test_every_field_stands_in_the_reference_with_its_default() -> None:
     text = (ROOT / "docs" / "carl-yaml.md").read_text(encoding="utf-8")
-    expected = [*rows(TrainSpec, ""), *phase_rows("sft"), *phase_rows("grpo")]
+    expected = every_row()
     lines = text.splitlines()
     missing = [row for row in expected if not any(li.startswith(row) for li in lines)]
     assert not missing, "docs/carl-yaml.md needs these rows:\n" + "\n".join(missing)
@@ -174,8 +180,7 @@ def test_every_field_stands_in_the_reference_with_its_default() -> None:
 
 def test_the_reference_names_no_field_that_is_gone() -> None:
     text = (ROOT / "docs" / "carl-yaml.md").read_text(encoding="utf-8")
-    expected = [*rows(TrainSpec, ""), *phase_rows("sft"), *phase_rows("grpo")]
-    known = {row.split("`")[1] for row in expected}
+    known = {row.split("`")[1] for row in every_row()}
     named = re.findall(r"^\| `([a-z0-9_.]+)` \|", text, re.MULTILINE)
     assert sorted(set(named) - known) == []
     assert len(named) == len(set(named))

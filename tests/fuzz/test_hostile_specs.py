@@ -21,6 +21,7 @@ from carl_bundle.bundler.ruler import sections_of
 from carl_bundle.errors import CarlError, SpecError
 from carl_bundle.recipes import plan, structure
 from carl_bundle.spec.defaults import resolve
+from carl_bundle.spec.phases import KINDS
 
 SHA, DIGEST = "0123456789" * 4, "0123456789abcdef" * 4
 
@@ -53,7 +54,10 @@ BASE: dict[str, Any] = {
     },
     "lora": {"targets": ["q_proj"]},
     "sft": {"trainer": {"optim_args": "x", "lr_scheduler_kwargs": {"key": "value"}}},
-    "grpo": {"trainer": {"optim_args": "x"}},
+    **{
+        name: {"trainer": {"optim_args": "x"}}
+        for name in ("grpo", "rloo", "dpo", "kto", "orpo")
+    },
     "eval": {
         "data": {
             "id": "rows.jsonl",
@@ -168,12 +172,12 @@ def test_every_text_field_of_a_spec_is_attacked() -> None:
         ".".join(part for part in path if isinstance(part, str))
         for path in FIELDS.values()
     }
-    # `sft.data` and `grpo.data` are the block of `data`, and code has its own tests.
+    # The data of a phase is the block of `data`, and code has its own tests.
     missing = {
         name
         for name in text_fields(TrainSpec)
         if not any(one == name or one.startswith(f"{name}.") for one in attacked)
-        and not name.startswith(("sft.data.", "grpo.data.", "eval.data."))
+        and not name.startswith(tuple(f"{phase}.data." for phase in (*KINDS, "eval")))
     }
     assert missing <= {"rewards.function", "data.sha256"}
 
@@ -218,7 +222,8 @@ rates = st.floats(1e-8, 1.0, exclude_min=True)
 @st.composite
 def specs(draw: st.DrawFn) -> dict[str, Any]:
     """Specs over every choice, with other numbers and texts each time."""
-    method = draw(st.sampled_from(["sft", "grpo", "pipeline"]))
+    method = draw(st.sampled_from([*KINDS, "pipeline"]))
+    numbers = {"learning_rate": rates, "max_steps": positive}
     scorer = st.sampled_from(
         [
             {"name": "exact_answer"},
@@ -233,8 +238,7 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
         "carl": {"enabled": draw(st.booleans()), "weight": draw(rates)},
         "gate": {"mode": draw(st.sampled_from(["threshold", "plateau"]))},
         "report_to": draw(st.sampled_from(["none", ["trackio"], ["wandb", "trackio"]])),
-        "sft": {"learning_rate": draw(rates), "max_steps": draw(positive)},
-        "grpo": {"learning_rate": draw(rates), "max_steps": draw(positive)},
+        **{name: draw(st.fixed_dictionaries(numbers)) for name in KINDS},
         "rewards": draw(st.lists(scorer, unique_by=lambda r: r["name"], max_size=3)),
         "lora": draw(st.sampled_from([None, False, {"r": 4}, {"targets": ["q"]}])),
     }

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 
-from carl_runtime_min.builtin import builtin_model, builtin_rows, builtin_tokenizer
+from carl_runtime_min.builtin import (
+    builtin_judged,
+    builtin_model,
+    builtin_pairs,
+    builtin_rows,
+    builtin_tokenizer,
+)
 
 
 def test_every_character_is_a_token_and_comes_back() -> None:
@@ -64,3 +73,38 @@ def test_rows_depend_on_the_seed_and_on_nothing_else() -> None:
     rows = builtin_rows("sft", 5, 50)
     assert builtin_rows("sft", 5, 60)["prompt"][:50] == rows["prompt"][:50]
     assert builtin_rows("sft", 6, 50)["prompt"][:] != rows["prompt"][:]
+
+
+def test_pairs_hold_the_answer_and_one_with_one_wrong_digit() -> None:
+    rows = builtin_pairs(5, 300)
+    assert rows["prompt"][:] == builtin_rows("sft", 5, 300)["prompt"][:]
+    places, changes = set(), set()
+    for row in rows:
+        right, answered = row["prompt"][::-1], row["rejected"]
+        assert row["chosen"] == right
+        assert len(answered) == 6
+        assert answered.isdigit()
+        [place] = [i for i in range(6) if answered[i] != right[i]]
+        places.add(place)
+        changes.add((int(answered[place]) - int(right[place])) % 10)
+    assert places == {*range(6)}
+    assert changes == {*range(1, 10)}
+
+
+def test_judged_answers_are_right_and_wrong_in_turn() -> None:
+    rows = builtin_judged(5, 301)
+    assert set(rows.column_names) == {"prompt", "completion", "label"}
+    assert rows.features["label"].dtype == "bool"
+    assert rows["label"][:] == ([True, False] * 151)[:301]
+    for row in rows:
+        assert (row["completion"] == row["prompt"][::-1]) is row["label"]
+    wrong = builtin_pairs(5, 301)["rejected"][1::2]
+    assert rows["completion"][1::2] == wrong
+    assert rows["prompt"][:] == builtin_rows("sft", 5, 301)["prompt"][:]
+
+
+@pytest.mark.parametrize("make", [builtin_pairs, builtin_judged])
+def test_preferences_depend_on_the_seed_and_on_nothing_else(make: Any) -> None:
+    rows = make(5, 50).to_list()
+    assert make(5, 60).to_list()[:50] == rows
+    assert make(6, 50).to_list() != rows

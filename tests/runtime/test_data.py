@@ -13,7 +13,14 @@ from trl import SFTConfig, SFTTrainer
 
 from carl_bundle import TrainSpec
 from carl_bundle.recipes import plan
-from carl_runtime_min.data import file_rows, fitting, hub_rows, prepared, sft_rows
+from carl_runtime_min.data import (
+    file_rows,
+    fitting,
+    hub_rows,
+    preference_rows,
+    prepared,
+    sft_rows,
+)
 from carl_runtime_min.dryrun import show_row
 from carl_runtime_min.errors import UsageError
 from tests import tiny, trainers
@@ -347,6 +354,190 @@ def test_a_row_without_text_is_refused(nothing: Any) -> None:
     data = Dataset.from_dict({"prompt": [TURNS[:1], nothing]})
     with pytest.raises(UsageError, match=r"rows\.jsonl: a prompt is"):
         prepared(data, source("rows.jsonl"), CHAT)
+
+
+PAIR = {name: name for name in ("prompt", "chosen", "rejected")}
+JUDGED = {name: name for name in ("prompt", "completion", "label")}
+SAID = {
+    "prompt": [user("q")],
+    "chosen": [assistant("a")],
+    "rejected": [assistant("b")],
+}
+TALKS = {name: [user("q"), *SAID[name]] for name in ("chosen", "rejected")}
+LONG = [user("p"), assistant("r"), user("q")]
+
+
+def preferences(
+    row: Any, columns: dict[str, str], words: Any = CHAT, **given: Any
+) -> Any:
+    told = source("rows.jsonl", columns=columns, **given)
+    rows = row if isinstance(row, list) else [row]
+    return plain(preference_rows(Dataset.from_list(rows), told, words))
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "expected"),
+    [
+        ({"prompt": "q", "chosen": "a", "rejected": "b", "id": 1}, PAIR, SAID),
+        (SAID, PAIR, SAID),
+        (TALKS, PAIR, SAID),
+        ({"prompt": "q", **TALKS}, PAIR, SAID),
+        ({"prompt": "q", "chosen": 7, "rejected": 8.5}, PAIR, None),
+        (
+            {"question": "q", "best": TALKS["chosen"], "worst": TALKS["rejected"]},
+            {"prompt": "question", "chosen": "best", "rejected": "worst"},
+            SAID,
+        ),
+        (
+            {"best": TALKS["chosen"], "worst": TALKS["rejected"]},
+            {"prompt": "prompt", "chosen": "best", "rejected": "worst"},
+            SAID,
+        ),
+        (
+            {"chosen": TALKS["rejected"], "rejected": TALKS["chosen"]},
+            {"prompt": "prompt", "chosen": "rejected", "rejected": "chosen"},
+            SAID,
+        ),
+        (
+            {
+                "chosen": [*LONG, *SAID["chosen"]],
+                "rejected": [*LONG, *SAID["rejected"]],
+            },
+            PAIR,
+            {**SAID, "prompt": LONG},
+        ),
+        (
+            {
+                "prompt": "p",
+                "chosen": [assistant("r"), user("q"), assistant("a")],
+                "rejected": [assistant("r"), user("q"), assistant("b")],
+            },
+            PAIR,
+            {
+                "prompt": [user("p")],
+                "chosen": [assistant("r"), user("q"), assistant("a")],
+                "rejected": [assistant("r"), user("q"), assistant("b")],
+            },
+        ),
+        (
+            {"prompt": "q", "completion": "a", "label": True},
+            JUDGED,
+            {"prompt": [user("q")], "completion": [assistant("a")], "label": True},
+        ),
+        (
+            {"completion": TALKS["chosen"], "label": False},
+            JUDGED,
+            {"prompt": [user("q")], "completion": [assistant("a")], "label": False},
+        ),
+        (
+            {"talk": TALKS["chosen"], "good": False},
+            {"prompt": "prompt", "completion": "talk", "label": "good"},
+            {"prompt": [user("q")], "completion": [assistant("a")], "label": False},
+        ),
+    ],
+)
+def test_preferences_are_prompts_with_answers_however_they_are_kept(
+    row: dict[str, Any], columns: dict[str, str], expected: dict[str, Any] | None
+) -> None:
+    numbers = {"chosen": [assistant("7")], "rejected": [assistant("8.5")]}
+    assert preferences(row, columns) == [expected or {**SAID, **numbers}]
+
+
+@pytest.mark.parametrize(
+    "row", [{"prompt": "q", "chosen": "a", "rejected": "b"}, TALKS]
+)
+def test_a_system_prompt_opens_the_prompts_of_preferences(row: dict[str, Any]) -> None:
+    system = {"role": "system", "content": "be terse"}
+    found = preferences(row, PAIR, system_prompt="be terse")
+    assert found == [{**SAID, "prompt": [system, user("q")]}]
+    theirs = {name: [{**system, "content": "x"}, *talk] for name, talk in TALKS.items()}
+    [row] = preferences(theirs, PAIR, system_prompt="be terse")
+    assert row["prompt"] == [{**system, "content": "x"}, user("q")]
+
+
+def test_a_limit_and_a_part_hold_for_preferences_too() -> None:
+    rows = [
+        {name: [user(str(i)), assistant("a")] for name in ("chosen", "rejected")}
+        for i in range(8)
+    ]
+    found = preferences(rows, PAIR, part=[None, -3], limit=4)
+    assert [row["prompt"] for row in found] == [[user(str(i))] for i in range(4)]
+    found = preferences(rows, PAIR, part=[-3, None])
+    assert [row["prompt"] for row in found] == [[user(str(i))] for i in (5, 6, 7)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "reason"),
+    [
+        (
+            {**TALKS, "rejected": [user("other"), assistant("b")]},
+            PAIR,
+            "answers to different prompts.*other",
+        ),
+        ([TALKS, {**TALKS, "chosen": [user("?"), assistant("b")]}], PAIR, "different"),
+        ({**TALKS, "rejected": SAID["rejected"]}, PAIR, "different prompts"),
+        ({"completion": [user("q")], "label": True}, JUDGED, "prompts"),
+        ({"chosen": TALKS["chosen"]}, PAIR, "no column 'rejected'"),
+        ({"prompt": "q", "chosen": "a"}, PAIR, "no column 'rejected'"),
+        ({"chosen": "a", "rejected": "b"}, PAIR, "no column 'prompt'"),
+        (SAID, {**PAIR, "chosen": "best"}, "no column 'best'"),
+        ({"prompt": "q", "completion": "a"}, JUDGED, "no column 'label'"),
+        ({"completion": TALKS["chosen"]}, JUDGED, "no column 'label'"),
+        ([TALKS, {**TALKS, "rejected": None}], PAIR, "a rejected is None"),
+        ({**SAID, "chosen": []}, PAIR, r"a chosen is \[\]"),
+        ({"prompt": "q", "completion": "a", "label": 1}, JUDGED, "a label is 1"),
+        ({"prompt": "q", "completion": "a", "label": "good"}, JUDGED, "is 'good'"),
+        (
+            [{"prompt": "q", "completion": "a", "label": x} for x in (True, None)],
+            JUDGED,
+            "a label is None",
+        ),
+    ],
+)
+def test_preferences_that_do_not_fit_are_refused_by_name(
+    rows: Any, columns: dict[str, str], reason: str
+) -> None:
+    with pytest.raises(UsageError, match=f"^rows.jsonl: .*{reason}") as refused:
+        preferences(rows, columns)
+    assert refused.value.remedy
+
+
+def test_conversations_of_preferences_need_a_chat_template() -> None:
+    text = {"prompt": "q", "chosen": "a", "rejected": "b"}
+    assert preferences(text, PAIR, PLAIN) == [text]
+    for row in (SAID, TALKS):
+        with pytest.raises(UsageError, match="chat template"):
+            preferences(row, PAIR, PLAIN)
+
+
+@pytest.mark.parametrize("method", ["DPO", "KTO", "ORPO"])
+@pytest.mark.parametrize("form", ["text", "talks", "plain"])
+def test_trl_trains_on_exactly_these_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, form: str
+) -> None:
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+    words = PLAIN if form == "plain" else CHAT
+    pair = TALKS if form == "talks" else {"prompt": "q", "chosen": "a", "rejected": "b"}
+    row, columns = {**pair}, PAIR
+    if method == "KTO":
+        row["completion"] = row.pop("chosen")
+        row, columns = {**row, "label": True}, JUDGED
+    rows = preferences([row] * 2, columns, words)
+    trainer = trainers.preference(
+        tmp_path, method, rows, words=words, max_steps=1, learning_rate=1e-3
+    )
+    trainer.train()
+    assert trainers.logged(trainer, "loss")
+    [batch] = trainer.get_train_dataloader()
+    if method == "ORPO":
+        tokens = batch["chosen_labels"][0]
+        learned = words.decode(tokens[tokens != -100])
+    else:
+        mask = batch["completion_mask"][0].bool()
+        learned = words.decode(batch["input_ids"][0][mask])
+    answer = "a<|im_end|>" if form == "plain" else "a<|im_end|>\n"
+    end = "<|im_end|>" * (method == "ORPO" and form != "plain")
+    assert learned == answer + end
 
 
 def test_hub_rows_come_from_the_pinned_revision(

@@ -18,7 +18,7 @@ from carl_runtime_min.entry import work
 from carl_runtime_min.errors import UsageError
 from carl_runtime_min.fit import fit, head_width, training_arguments
 from carl_runtime_min.gate import PhaseTransitionGate
-from carl_runtime_min.grpo import CoherentGRPO, ReusedScores
+from carl_runtime_min.grpo import CoherentPolicy, ReusedScores
 from carl_runtime_min.run import STATE, checkpoints, read_json, weights_sha256
 from tests import tiny, trainers
 from tests.scripts import signals_restored
@@ -45,7 +45,7 @@ def whole(folder: Path, phase: str) -> list[str]:
 
 def fit_grpo(
     folder: Path,
-    mixin: type = CoherentGRPO,
+    mixin: type = CoherentPolicy,
     asked: int = -1,
     crash: int = -1,
     **given: Any,
@@ -104,14 +104,14 @@ def always_right(completions: list[Any], **_: Any) -> list[float]:
 @pytest.mark.parametrize(
     ("mixin", "given", "crash"),
     [
-        (CoherentGRPO, {"cascade": {"open_by": 1, "warmup_steps": 6}}, 5),
+        (CoherentPolicy, {"cascade": {"open_by": 1, "warmup_steps": 6}}, 5),
         (
             ReusedScores,
             {"num_iterations": 2, "cascade": {"open_by": 1, "warmup_steps": 6}},
             5,
         ),
         (
-            CoherentGRPO,
+            CoherentPolicy,
             {
                 "cascade": SOLVED,
                 "tasks": (always_right,),

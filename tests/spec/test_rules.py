@@ -42,6 +42,46 @@ BROKEN: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
         spec_of(grpo={"num_iterations": 4, "save_steps": 52}),
     ),
     (
+        "rloo.per_device_train_batch_size, rloo.num_generations",
+        spec_of(
+            method="rloo", rloo={"num_generations": 6, "per_device_train_batch_size": 4}
+        ),
+        "to 6",
+        spec_of(
+            method="rloo", rloo={"num_generations": 6, "per_device_train_batch_size": 6}
+        ),
+    ),
+    (
+        "rloo.beta",
+        {"method": "rloo", "rloo": {"beta": 0.05}},
+        "lora block",
+        {"method": "rloo", "rloo": {"beta": 0.05}, "lora": {"r": 4}},
+    ),
+    (
+        "kto.per_device_train_batch_size",
+        spec_of(method="kto", kto={"per_device_train_batch_size": 1}),
+        "at least 2",
+        spec_of(method="kto", kto={"per_device_train_batch_size": 2}),
+    ),
+    (
+        "data.columns",
+        spec_of(method="dpo", data={"id": "a/b", "columns": {"answer": "a"}}),
+        "name prompt, chosen, rejected",
+        spec_of(method="dpo", data={"id": "a/b", "columns": {"chosen": "a"}}),
+    ),
+    (
+        "kto.data.columns",
+        spec_of(method="kto", kto={"data": {"id": "c/d", "columns": {"chosen": "a"}}}),
+        "name prompt, completion, label",
+        spec_of(method="kto", kto={"data": {"id": "c/d", "columns": {"label": "a"}}}),
+    ),
+    (
+        "dpo.trainer.losstype",
+        spec_of(method="dpo", dpo={"trainer": {"losstype": "ipo"}}),
+        "loss_type",
+        spec_of(method="dpo", dpo={"loss_type": ["ipo", "sft"]}),
+    ),
+    (
         "lora.targets",
         spec_of(lora={"targets": ["q_proj", "model.lm_head"]}),
         "targets: auto",

@@ -74,7 +74,11 @@ def test_a_spec_cannot_be_changed() -> None:
         ({"sft": {"learning_rate": float("nan")}}, "sft.learning_rate", "finite"),
         ({"sft": {"learning_rate": float("inf")}}, "sft.learning_rate", "finite"),
         ({"sft": {"max_steps": 2**70}}, "sft.max_steps", "must be less than"),
-        ({"method": "grop"}, "method", "'grop' is not 'sft', 'grpo' or 'pipeline'"),
+        (
+            {"method": "grop"},
+            "method",
+            "'grop' is not 'sft', 'grpo', 'rloo', 'dpo', 'kto', 'orpo' or 'pipeline'",
+        ),
         ({"version": 2}, "version", "expected 1, got 2"),
         ({"lora": True}, "lora", "expected a mapping, got True"),
         ({"name": "a b"}, "name", "does not have the form"),

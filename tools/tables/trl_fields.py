@@ -1,9 +1,10 @@
-"""The fields of TRL's SFTConfig and GRPOConfig, inherited ones included."""
+"""The fields of TRL's configs, inherited ones included."""
 
 from __future__ import annotations
 
 import dataclasses
 import enum
+import os
 import types
 import typing
 from typing import Any
@@ -21,13 +22,19 @@ _NAMES = {
 
 def trl_fields() -> dict[str, Any]:
     """Return `{"sft": {field: {types, choices?, default?}}, "grpo": ...}`."""
+    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
     import transformers
     import trl
+    from trl.experimental.orpo import ORPOConfig
 
     return {
         "versions": {"transformers": transformers.__version__, "trl": trl.__version__},
         "sft": _fields(trl.SFTConfig),
         "grpo": _fields(trl.GRPOConfig),
+        "rloo": _fields(trl.RLOOConfig),
+        "dpo": _fields(trl.DPOConfig),
+        "kto": _fields(trl.KTOConfig),
+        "orpo": _fields(ORPOConfig),
     }
 
 

@@ -1,0 +1,1018 @@
+# SPDX-License-Identifier: MIT
+#
+# Copyright (c) 2026 The CARL authors
+#
+# Permission is hereby granted, free of charge, to any person obtaining a copy
+# of this software and associated documentation files (the "Software"), to deal
+# in the Software without restriction, including without limitation the rights
+# to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
+# copies of the Software, and to permit persons to whom the Software is
+# furnished to do so, subject to the following conditions:
+#
+# The above copyright notice and this permission notice shall be included in all
+# copies or substantial portions of the Software.
+#
+# THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+# IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+# FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+# AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+# LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+# OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
+# SOFTWARE.
+
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#     "accelerate==1.15.0",
+#     "datasets==5.2.0",
+#     "tokenizers==0.23.3",
+#     "torch==2.13.0",
+#     "transformers==5.23.0",
+#     "trl==1.16.0",
+# ]
+#
+# [tool.uv]
+# exclude-newer = "2026-11-22"
+#
+# [tool.carl]
+# generator = "0.1.0"
+# format = 1
+# spec-sha256 = "a61818ce1cc086205e5d353da19e4b56c5e8b1a4fc3c561cc68e1ce584632bf7"
+# ///
+"""Odds-ratio preference optimisation, with a trainer of trl.experimental.
+
+Settings are in CONFIG; the code below only reads it. Departures from plain TRL:
+
+- ORPO: the log has Phi = 1 - H / ln V, the mean over the tokens of chosen and of
+  rejected answers. Nothing else is changed.
+- ORPO: TRL keeps its trainer under trl.experimental, where interfaces may change.
+- Each phase is a process of its own; what it leaves behind is in the run directory.
+
+    python train.py                          on all visible GPUs, or on the CPU
+    CUDA_VISIBLE_DEVICES=0 python train.py   on one GPU of several (no torchrun needed)
+    python train.py                          again after a crash or code 85: resume
+    python train.py --dry-run                print the plan and a row, train nothing
+    python train.py --self-test              check the arithmetic of this machine
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import functools
+import hashlib
+import inspect
+import json
+import math
+import os
+import platform
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
+from importlib.metadata import distributions
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# ---- configuration sha256:721ec9881030 -----------------------------------------------
+CONFIG = {
+    "name": "orpo",
+    "run_dir": "runs/orpo",
+    "seed": 42,
+    "environment": {
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "PYTHONWARNINGS": "ignore::FutureWarning",
+        "TRL_EXPERIMENTAL_SILENCE": "1",
+    },
+    "model": {
+        "id": "builtin",
+        "adapter": False,
+        "options": {
+            "revision": None,
+            "dtype": "auto",
+            "attn_implementation": None,
+        },
+        "tokenizer": "builtin",
+        "tokenizer_options": {
+            "revision": None,
+        },
+    },
+    "orpo": {
+        "data": {
+            "id": "builtin",
+            "revision": None,
+            "config": None,
+            "split": "train",
+            "columns": {
+                "prompt": "prompt",
+                "chosen": "chosen",
+                "rejected": "rejected",
+            },
+            "limit": None,
+            "system_prompt": None,
+            "part": [
+                None,
+                None,
+            ],
+        },
+        "bf16": False,
+        "result": "model",
+        "trainer": {
+            "max_steps": 6,
+            "learning_rate": 0.001,
+            "per_device_train_batch_size": 16,
+            "gradient_accumulation_steps": 1,
+            "lr_scheduler_type": "cosine",
+            "warmup_steps": 0,
+            "weight_decay": 0.0,
+            "max_grad_norm": 1.0,
+            "max_length": 128,
+            "logging_steps": 1,
+            "save_steps": 3,
+            "save_total_limit": 2,
+            "gradient_checkpointing": False,
+            "beta": 0.1,
+            "save_strategy": "steps",
+            "report_to": "none",
+            "disable_tqdm": True,
+            "seed": 42,
+        },
+        "rows": 96,
+    },
+    "self_test": {
+        "vocab_size": 5,
+        "entropy": [
+            [
+                1.5982838,
+                1.4371153,
+                0.3388986,
+                1.5654418,
+            ],
+            [
+                0.6832952,
+                1.2070398,
+                1.2827522,
+                0.4853659,
+            ],
+        ],
+        "phi": [
+            [
+                0.0069305,
+                0.1070701,
+                0.7894304,
+                0.0273363,
+            ],
+            [
+                0.5754448,
+                0.250024,
+                0.2029813,
+                0.6984252,
+            ],
+        ],
+    },
+    "spec": {
+        "name": "orpo",
+        "method": "orpo",
+        "orpo": {
+            "max_steps": 6,
+            "learning_rate": 0.001,
+            "per_device_train_batch_size": 16,
+            "warmup_steps": 0,
+            "save_steps": 3,
+        },
+    },
+}
+
+
+# ---- carl_runtime_min/errors.py sha256:16be10f06aa1 ----------------------------------
+class CarlError(Exception):
+    """What is wrong, in one sentence; `remedy` says what to do about it."""
+
+    exit_code = 70
+
+    def __init__(self, message: str, *, remedy: str = "", exit_code: int = 0) -> None:
+        super().__init__(message)
+        self.remedy, self.exit_code = remedy, exit_code or self.exit_code
+
+
+class UsageError(CarlError):
+    """The command line, the spec or the data cannot be used as given."""
+
+    exit_code = 2
+
+
+# ---- carl_runtime_min/strict_json.py sha256:e8388298db28 -----------------------------
+def json_value(value: Any) -> Any:
+    """`value` with null for what JSON cannot hold: NaN and the infinities."""
+    return json.loads(json.dumps(value), parse_constant=lambda name: None)
+
+
+# ---- carl_runtime_min/run.py sha256:0714ff550f64 -------------------------------------
+STATE = "trainer_state.json"  # the last file of a checkpoint: beside it, all is whole
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace `path` in one step: readers see the old file or the new, never half."""
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        draft.write_text(json.dumps(json_value(value), indent=2))
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`, an empty one if there is no such file."""
+    return json.loads(path.read_bytes()) if path.is_file() else {}
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weights_sha256(folder: Path) -> str:
+    """Digest of the weight file in `folder`; of several, of their digests in order."""
+    digests = [sha256(path) for path in sorted(folder.glob("*.safetensors"))]
+    joined = hashlib.sha256("".join(digests).encode()).hexdigest()
+    return digests[0] if len(digests) == 1 else joined
+
+
+def checkpoints(folder: Path) -> dict[Path, dict[str, Any]]:
+    """The checkpoints in `folder` that are whole, each with its trainer's state."""
+    texts = {path.parent: path.read_text() for path in folder.glob(f"*/{STATE}")}
+    return {path: json.loads(t) for path, t in texts.items() if t.endswith("\n}\n")}
+
+
+class Run:
+    """The directory of one run, as one phase sees it. Only the first rank writes."""
+
+    def __init__(self, path: Path, phase: str, resume: str) -> None:
+        self.path, self.phase, self.resume = path, phase, resume
+        self.checkpoints = path / "checkpoints" / phase
+        self.first = int(os.environ.get("RANK", 0)) == 0
+
+    def say(self, *words: object) -> None:
+        if self.first:
+            print(*words, flush=True)
+
+    def append(self, name: str, record: dict[str, Any]) -> None:
+        """Add a line to `<name>.jsonl`."""
+        if self.first:
+            line = json.dumps(json_value({"phase": self.phase, **record}))
+            with (self.path / f"{name}.jsonl").open("a") as file:
+                file.write(line + "\n")
+
+    def records(self, name: str) -> list[dict[str, Any]]:
+        """The lines of `<name>.jsonl`; one that a crash tore is left out."""
+        path = self.path / f"{name}.jsonl"
+        lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+        return [json.loads(line) for line in lines]
+
+    def summarise(self, **facts: Any) -> None:
+        """Add `facts` to summary.json."""
+        if self.first:
+            path = self.path / "summary.json"
+            write_json(path, read_json(path) | facts)
+
+    def start(self) -> tuple[Path | None, dict[str, Any]]:
+        """The checkpoint to continue from and its state; later ones are forgotten."""
+        states = checkpoints(self.checkpoints)
+        last = max(states, key=lambda path: states[path]["global_step"], default=None)
+        chosen = next((p for p in states if p == Path(self.resume).resolve()), last)
+        state = states[chosen] if chosen else {"global_step": 0}
+        if self.first:
+            self.rewind(state["global_step"], states)
+        return chosen, state
+
+    def clean(self, keep: Collection[Path]) -> None:
+        """Remove every checkpoint of this phase but those in `keep`."""
+        for path in self.checkpoints.glob("checkpoint-*"):
+            if path not in keep:
+                (path / STATE).unlink(missing_ok=True)  # from now on it is not whole
+                shutil.rmtree(path)
+
+    def rewind(self, step: int, states: dict[Path, dict[str, Any]]) -> None:
+        """Remove what this phase did after `step`, and what is not whole."""
+        self.clean([p for p, state in states.items() if state["global_step"] <= step])
+        for path in self.path.glob("*.jsonl"):
+            kept = [
+                json.dumps(record) + "\n"
+                for record in self.records(path.stem)
+                if record["phase"] != self.phase or record["step"] <= step
+            ]
+            path.with_suffix(".draft").write_text("".join(kept))
+            path.with_suffix(".draft").replace(path)
+
+
+# ---- carl_runtime_min/field.py sha256:c73b376c2a6e -----------------------------------
+CHUNK = 1 << 20  # logits worked on at once: two float32 scratch buffers of 4 MB
+
+
+@torch.no_grad()
+def token_field(
+    logits: Tensor, token_ids: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Entropy H and log p of each token under softmax(logits / temperature), in nats.
+
+    logits [..., V], where row i predicts token i, and token_ids [...] give (H, log p),
+    float32 [...] each; NaN where a row holds NaN or +inf, or nothing but -inf.
+    """
+    if not temperature > 0:
+        raise UsageError(f"temperature must be positive, not {temperature}")
+    vocab = logits.shape[-1]
+    rows, ids = logits.reshape(-1, vocab), token_ids.reshape(-1, 1)  # [N, V], [N, 1]
+    n = min(len(rows), CHUNK // vocab) or 1
+    new = partial(torch.empty, dtype=torch.float32, device=logits.device)
+    scratch, entropy, log_probs = new(2, n, vocab), new(len(rows)), new(len(rows))
+    for start in range(0, len(rows), n):
+        here = slice(start, start + n)
+        z, e = scratch[:, : len(rows[here])]  # [n, V] each
+        z.copy_(rows[here]).div_(temperature)
+        z -= z.amax(-1, keepdim=True)
+        chosen = z.gather(-1, ids[here]).squeeze(-1)  # [n]
+        z.clamp_(min=-200)  # e^-200 is 0 in float32, and 0 * -200 is 0: 0 * -inf is not
+        s = torch.exp(z, out=e).sum(-1)  # [n]
+        t = e.mul_(z).sum(-1)  # [n]
+        entropy[here] = (s.log() - t / s).clamp(max=math.log(vocab))
+        log_probs[here] = chosen - s.log()
+    return entropy.reshape(token_ids.shape), log_probs.reshape(token_ids.shape)
+
+
+def order_parameter(entropy: Tensor, vocab_size: int) -> Tensor:
+    """Phi = 1 - H / ln V in [0, 1], float64 [...]; NaN where H is not finite.
+
+    Thresholds of the reward sit at 0.5 and 0.7: every caller takes Phi from here.
+    """
+    if vocab_size < 2:
+        raise UsageError(f"Phi needs at least two tokens to choose from: {vocab_size}")
+    phi = 1 - entropy.double() / math.log(vocab_size)
+    return phi.clamp(0, 1).where(entropy.isfinite(), math.nan)
+
+
+# ---- carl_runtime_min/builtin.py sha256:528513c8c7d3 ---------------------------------
+DIGITS = "0123456789"
+SPECIAL = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
+CHAT_TEMPLATE = (
+    "{% for m in messages %}"
+    "{% if m['role'] == 'assistant' %}"
+    "<|assistant|>{% generation %}{{ m['content'] }}<|end|>{% endgeneration %}"
+    "{% else %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def builtin_tokenizer() -> Any:
+    """One token per character, plus the marks of a conversation."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = " abcdefghijklmnopqrstuvwxyz.,:;?!+-*/=()<>"
+    vocabulary = {token: i for i, token in enumerate((*SPECIAL, *DIGITS, *letters))}
+    characters = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
+    characters.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    characters.decoder = decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=characters,
+        pad_token="<|pad|>",
+        eos_token="<|end|>",
+        extra_special_tokens=list(SPECIAL[2:]),
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def builtin_model(tokenizer: Any, seed: int) -> Any:
+    """A Qwen3-style transformer with about a million random parameters."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=32,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return Qwen3ForCausalLM(config)
+
+
+def builtin_rows(part: str, seed: int, count: int) -> Any:
+    """`count` rows of {prompt, answer}: six digits, and the same digits reversed.
+
+    The parts "sft", "grpo" and "eval" never share a prompt: a prompt belongs to the
+    part that the sum of its digits, modulo 3, names.
+    """
+    from datasets import Dataset
+
+    parts = ("sft", "grpo", "eval")
+    draw = random.Random(f"{part} {seed}")
+    prompts: list[str] = []
+    while len(prompts) < count:
+        digits = [draw.randrange(10) for _ in range(6)]
+        if sum(digits) % 3 == parts.index(part):
+            prompts.append("".join(map(str, digits)))
+    rows = [{"prompt": prompt, "answer": prompt[::-1]} for prompt in prompts]
+    return Dataset.from_list(rows)
+
+
+def builtin_pairs(seed: int, count: int) -> Any:
+    """`count` rows of {prompt, chosen, rejected}, which has one digit wrong."""
+    from datasets import Dataset
+
+    draw, rows = random.Random(f"pairs {seed}"), []
+    for row in builtin_rows("sft", seed, count):
+        answer, place = row["answer"], draw.randrange(6)
+        digit = (int(answer[place]) + draw.randrange(1, 10)) % 10
+        wrong = f"{answer[:place]}{digit}{answer[place + 1 :]}"
+        rows.append({"prompt": row["prompt"], "chosen": answer, "rejected": wrong})
+    return Dataset.from_list(rows)
+
+
+# ---- carl_runtime_min/data.py sha256:40e740aa0473 ------------------------------------
+QUESTIONS = ("prompt", "messages")
+ANSWERS = ("completion", "chosen", "rejected")
+
+
+def is_text(value: Any) -> bool:
+    """Whether `value` is text, or a list of messages that have roles."""
+    turns = value if isinstance(value, list) else []
+    own = [isinstance(turn, dict) and "role" in turn for turn in turns]
+    return isinstance(value, str) or (bool(own) and all(own))
+
+
+def prepared(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
+    """The rows of the spec with our columns, plain text as conversations.
+
+    Text stays text for a tokenizer without a chat template. A prompt that is a whole
+    conversation loses its last answer.
+    """
+    columns, name = source["columns"], source["id"]
+    absent = [theirs for theirs in columns.values() if theirs not in rows.column_names]
+    kept = range(len(rows))[slice(*source["part"])][: source["limit"]]
+    if absent or not kept:
+        reason = f"no column {absent[0]!r}" if absent else "too few rows"
+        remedy = f"map columns under data.columns; there are {rows.column_names}"
+        raise UsageError(f"{name}: {reason}", remedy=remedy)
+    system = [{"role": "system", "content": source["system_prompt"]}]
+    chat = bool(tokenizer.chat_template)
+
+    def shaped(column: str, text: Any) -> Any:
+        if column in ANSWERS and isinstance(text, int | float):
+            text = str(text)
+        if not is_text(text):
+            remedy = "every row needs text or a list of {role, content} there"
+            raise UsageError(f"{name}: a {column} is {text!r}", remedy=remedy)
+        if not chat and isinstance(text, list):
+            remedy = (
+                "use a chat model or its tokenizer (model.tokenizer), or plain text"
+            )
+            raise UsageError("conversations need a chat template", remedy=remedy)
+        if not chat:
+            return text
+        if isinstance(text, str):
+            role = "assistant" if column in ANSWERS else "user"
+            text = [{"role": role, "content": text}]
+        if column == "prompt" and text[-1]["role"] == "assistant":
+            text = text[:-1]
+        own = column in ANSWERS or text[0]["role"] == "system"
+        return text if own or not source["system_prompt"] else system + text
+
+    def ours(row: dict[str, Any]) -> dict[str, Any]:
+        values = {column: row[theirs] for column, theirs in columns.items()}
+        texts = QUESTIONS + ANSWERS
+        return {c: shaped(c, v) if c in texts else v for c, v in values.items()}
+
+    return rows.select(kept).map(ours)
+
+
+def preference_rows(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
+    """Rows {prompt, chosen, rejected}, or {prompt, completion, label}.
+
+    Answers that are whole conversations hold their prompt, which is split off.
+    """
+    columns, name = source["columns"], source["id"]
+    own = {ours: columns[ours] for ours in columns if ours != "prompt"}
+
+    def split(row: dict[str, Any]) -> dict[str, Any]:
+        talks = {column: row[column] for column in own if column in ANSWERS}
+        prompts = [talk[:-1] for talk in talks.values()]
+        if not prompts[0] or any(prompt != prompts[0] for prompt in prompts):
+            reason = f"{name}: answers to different prompts: {prompts}"
+            raise UsageError(reason, remedy="let answers continue one conversation")
+        return {"prompt": prompts[0]} | {c: talk[-1:] for c, talk in talks.items()}
+
+    first = next(iter(rows), {}).get(next(iter(own.values())))
+    if isinstance(first, list) and is_text(first) and first[0]["role"] != "assistant":
+        rows = prepared(rows, {**source, "columns": own}, tokenizer).map(split)
+        source = {**source, "columns": {c: c for c in columns}, "part": [None, None]}
+    rows = prepared(rows, source, tokenizer)
+    for label in rows["label"] if "label" in own else ():
+        if not isinstance(label, bool):
+            remedy = "make labels true (good) or false (bad)"
+            raise UsageError(f"{name}: a label is {label!r}", remedy=remedy)
+    return rows.select_columns(list(columns))
+
+
+# ---- carl_runtime_min/supervisor.py sha256:f1649f8dc1cf ------------------------------
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+def supervise(command: list[str], path: Path, lock: int, processes: int) -> int:
+    """Run one phase in a session of its own; return the exit code that it wrote.
+
+    The first signal asks it, by the file `stop`, to checkpoint and end; the second ends
+    it. Several processes run under torchrun. The child holds the descriptor `lock`.
+    """
+    launcher, report = [sys.executable], path / "exit.json"
+    if processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone"]
+        launcher += ["--nproc_per_node", str(processes), "--signals_to_handle=SIGUSR2"]
+    report.unlink(missing_ok=True)
+    received = []
+
+    def ask(number: int, frame: Any) -> None:
+        received.append(number)
+        (path / "stop").touch()
+        if len(received) > 1:  # a signal that ends all, and that torchrun passes on
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGUSR2)
+
+    # The child inherits the mask: what a scheduler sends to every process is for us.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    child = subprocess.Popen(
+        launcher + command,
+        env={**os.environ, "CARL_SUPERVISOR": str(os.getpid())},
+        start_new_session=True,
+        pass_fds=(lock,),
+    )
+    for number in STOP_SIGNALS:
+        signal.signal(number, ask)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    status = child.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)  # whatever the phase left behind
+    code = read_json(report).get("code", 4 if status == 4 else None)  # 4: a full disk
+    if code is None:
+        killed = " (killed: out of memory?)" * (status == -signal.SIGKILL)
+        raise CarlError(
+            f"the phase ended with status {status}{killed}",
+            remedy="run the same command again: it goes on from the last checkpoint",
+            exit_code=130 if received else 70,
+        )
+    return int(code)
+
+
+def accept_signals() -> None:
+    """In a phase: do nothing at a signal, but let what it starts be ended by one."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda *_: None)
+    obey = functools.partial(signal.signal, signal.SIGTERM, signal.SIG_DFL)
+    os.register_at_fork(after_in_child=obey)  # as multiprocessing ends its pools
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+
+def asked_to_stop(path: Path) -> bool:
+    """Whether the supervisor of the run in `path` was told to stop, or is gone."""
+    try:
+        os.kill(int(os.environ.get("CARL_SUPERVISOR", os.getpid())), 0)
+    except OSError:
+        return True
+    return (path / "stop").exists()
+
+
+# ---- carl_runtime_min/fit.py sha256:e94f11077d7d -------------------------------------
+SHOWN = "loss mean_token_accuracy rewards/accuracies reward phi carl/weight"
+
+
+def head_width(model: Any) -> int:
+    """V: the rows of the output head, padding included."""
+    return int(model.get_output_embeddings().weight.shape[0])
+
+
+def training_arguments(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
+    """The spec's trainer arguments, and those that depend on this machine."""
+    cuda, bf16 = torch.cuda.is_available(), settings["bf16"]
+    return {
+        "project": run.path.name,  # as trackers name it
+        "run_name": f"{run.path.name}-{run.phase}",
+        **settings["trainer"],
+        "output_dir": str(run.checkpoints),
+        "use_cpu": not cuda,
+        "dataloader_pin_memory": cuda,
+        "bf16": cuda and torch.cuda.is_bf16_supported() if bf16 is None else bf16,
+    }
+
+
+class Observer:
+    """A trainer callback that ignores every event it does not define."""
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("on_"):
+            raise AttributeError(name)
+        return lambda *args, **kwargs: None
+
+
+class Recorder(Observer):
+    """Writes metrics, keeps `parts` in the checkpoints, stops when asked to.
+
+    It comes after what may end the phase, and before trackers: they report Φ too. The
+    state of a part is its `vars`.
+    """
+
+    def __init__(self, run: Run, width: int, parts: dict[str, Any]) -> None:
+        self.run, self.width, self.parts, self.finished = run, width, parts, False
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        logs, step = kwargs["logs"], state.global_step
+        if "train_runtime" in logs:  # the trainer's farewell, not a step
+            return
+        if logs.get("entropy") is not None:  # Φ is linear in H: the mean carries over
+            entropy = torch.tensor(logs["entropy"])
+            logs["phi"] = order_parameter(entropy, self.width).item()
+        self.run.append("metrics", {"step": step, **logs})
+        keys = [key for key in SHOWN.split() if logs.get(key) is not None]
+        facts = [f"{key} {logs[key]:.3f}" for key in keys]
+        self.run.say(f"{self.run.phase} {step}/{state.max_steps} ", *facts)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.finished = control.should_training_stop  # by the last step or the gate
+        asked = torch.tensor(float(asked_to_stop(self.run.path)), device=args.device)
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(asked)  # all ranks stop after the same step
+        if asked.item():
+            control.should_save = control.should_training_stop = True
+        kept = {name: vars(part) for name, part in self.parts.items()}
+        state.stateful_callbacks["carl"] = {"finished": self.finished, "parts": kept}
+
+
+def fit(
+    trainer: Any,
+    run: Run,
+    settings: dict[str, Any],
+    parts: dict[str, Any],
+    watches: Iterable[Any] = (),
+    trackers: Iterable[Any] = (),
+) -> bool:
+    """Train until the last step, the gate or a request to stop; was it finished?
+
+    A finished phase leaves its model, one that was stopped a checkpoint.
+    """
+    from transformers import PrinterCallback
+
+    recorder = Recorder(run, head_width(trainer.model), parts)
+    trainer.remove_callback(PrinterCallback)
+    for callback in (*watches, recorder, *trackers):
+        trainer.add_callback(callback)
+    with trainer.accelerator.main_process_first():  # it removes what others look at
+        start, state = run.start()
+    saved = state.get("stateful_callbacks", {}).get("carl", {})
+    if start:
+        run.say(f"{run.phase}: continuing after step {state['global_step']}")
+        for name, part in parts.items():
+            vars(part).update(saved["parts"][name])
+    if saved.get("finished"):  # a crash kept the result from being saved
+        trainer._load_from_checkpoint(str(start))
+    else:
+        trainer.train(resume_from_checkpoint=str(start) if start else None)
+        if not trainer.state.global_step:
+            remedy = "add rows, or make the batches smaller"
+            raise UsageError("the rows do not fill one batch", remedy=remedy)
+        if not recorder.finished:
+            return False
+    draft, result = run.checkpoints / "checkpoint-result", run.path / settings["result"]
+    trainer.save_model(str(draft))
+    if run.first:
+        shutil.rmtree(result, ignore_errors=True)
+        draft.replace(result)
+        run.summarise(weights_sha256=weights_sha256(result))
+    return True
+
+
+# ---- carl_runtime_min/hooks.py sha256:31138c67e94d -----------------------------------
+def check_hooks(trainer_class: type, hooks: dict[str, str]) -> None:
+    """Stop if a private method does not take, after self, the arguments in `hooks`."""
+    for name, expected in hooks.items():
+        method = getattr(trainer_class, name, lambda: None)
+        found = ", ".join(inspect.signature(method).parameters)
+        if not f"{found}, ".removeprefix("self, ").startswith(f"{expected}, "):
+            remedy = "install the TRL version pinned at the top of this script"
+            raise CarlError(f"TRL's {name} takes ({found})", remedy=remedy, exit_code=4)
+
+
+# ---- carl_runtime_min/preference.py sha256:33e1fc0c6674 ------------------------------
+ORPO_HOOKS = {
+    "concatenated_forward": "model, batch",
+    "concatenated_inputs": "batch, is_encoder_decoder, padding_value",
+    "store_metrics": "metrics, train_eval",
+}
+
+
+class PreferencePhi:
+    """Mixin of DPO and KTO: logs the mean Phi of chosen and of rejected tokens."""
+
+    def _compute_loss(self, model: Any, inputs: Any, return_outputs: bool) -> Any:
+        passes = []
+
+        def policy(**batch: Any) -> Any:  # the reference is called by another name
+            passes.append(model(**batch))
+            return passes[-1]
+
+        loss = super()._compute_loss(policy, inputs, return_outputs)
+        mask = inputs["completion_mask"][:, 1:].bool()  # [B, T]
+        scored = [one.entropy for one in passes if one.get("entropy") is not None]
+        rows = torch.arange(len(mask), device=mask.device)
+        chosen = inputs["label"].bool() if "label" in inputs else rows < len(mask) // 2
+        self.log_phi(scored[-1][:, -mask.shape[1] :].detach(), mask, chosen)
+        return loss
+
+    def log_phi(self, entropy: Tensor, mask: Tensor, chosen: Tensor) -> None:
+        """Log the mean Phi of the tokens in `mask`; [B, T], [B, T], [B]."""
+        phi = order_parameter(entropy, head_width(self.model))  # [B, T]
+        for name, rows in (("chosen", chosen), ("rejected", ~chosen)):
+            own = mask & rows[:, None]  # [B, T]
+            sums = torch.stack([phi[own].sum(), own.sum()])
+            total, count = self.accelerator.reduce(sums, "sum").tolist()
+            if count:
+                self.keep(f"phi/{name}", total / count)
+
+    def keep(self, name: str, value: float) -> None:
+        mode = "train" if self.model.training else "eval"
+        self._metrics[mode][name].append(value)
+
+
+class ORPOPhi(PreferencePhi):
+    """Mixin of ORPO, whose trainer computes the logits itself."""
+
+    def concatenated_forward(self, model: Any, batch: Any) -> Any:
+        scored = super().concatenated_forward(model, batch)
+        both = self.concatenated_inputs(batch, padding_value=self.padding_value)
+        labels = both["concatenated_labels"][:, 1:].to(scored[2].device)  # [2B, T]
+        rows = zip([*scored[2], *scored[3]], labels.clamp(min=0), strict=True)
+        entropy = torch.stack([token_field(logits, ids)[0] for logits, ids in rows])
+        chosen = torch.arange(len(labels), device=labels.device) < len(labels) // 2
+        self.log_phi(entropy, labels != -100, chosen)
+        return scored
+
+    def keep(self, name: str, value: float) -> None:
+        self.store_metrics({name: value}, "train" if self.model.training else "eval")
+
+
+# ---- carl_runtime_min/selftest.py sha256:eb1b5d405627 --------------------------------
+TOLERANCE = 1e-5
+
+
+def compare(found: dict[str, Tensor], vectors: dict[str, Tensor]) -> int:
+    """Print how far `found` is from the vectors; return 0, or 1 if that is too far."""
+    good = True
+    for name, values in found.items():
+        error = (values - vectors[name]).abs().max().item()
+        print(f"self-test: {name} is off by at most {error:.1e}")
+        good &= error <= TOLERANCE
+    print(f"self-test: {'OK' if good else 'FAILED'}, the bound is {TOLERANCE:.0e}")
+    return 0 if good else 1
+
+
+# ---- carl_runtime_min/dryrun.py sha256:67f94adb59ca ----------------------------------
+def show_row(tokenizer: Any, row: dict[str, Any], answers_only: bool = False) -> None:
+    """Print a row as the model sees it, the tokens that it learns in ⟦ ⟧.
+
+    Warns when no end-of-sequence token is among them: such a model never stops.
+    """
+    prompt, learned = row.get("prompt"), row.get("completion") or row.get("messages")
+    render = partial(tokenizer.apply_chat_template, return_dict=True)
+    if answers_only:  # TRL has templates that mark the answers, for those that do not
+        from trl import chat_template_utils as trl
+
+        if not trl.has_generation_markers(tokenizer.chat_template):
+            marked = trl.get_training_chat_template(tokenizer)
+            render = partial(render, chat_template=marked)
+    if isinstance(prompt, str):
+        start = len(tokenizer(prompt)["input_ids"])
+        ids = tokenizer(prompt + (learned or ""))["input_ids"]
+        ids += [tokenizer.eos_token_id] * bool(learned)  # TRL appends it to plain text
+    else:
+        asked = (
+            render(prompt, add_generation_prompt=True)["input_ids"] if prompt else []
+        )
+        start, whole = len(asked), (prompt or []) + (learned or [])
+        ids = render(whole)["input_ids"] if learned else asked
+    mask = [place >= start for place in range(len(ids))]
+    if answers_only:
+        mask = render(whole, return_assistant_tokens_mask=True)["assistant_masks"]
+    print(f"\none row, {len(ids)} tokens:")
+    for learns, places in groupby(range(len(ids)), key=lambda place: bool(mask[place])):
+        text = tokenizer.decode([ids[place] for place in places])
+        print(f"⟦{text}⟧" if learns else text, end="")
+    print()
+    own = [token for token, learns in zip(ids, mask, strict=True) if learns]
+    if learned and tokenizer.eos_token_id not in own:
+        print(f"warning: no turn ends with {tokenizer.eos_token!r}, so the model may")
+        print("  never stop; check the chat template and the end-of-sequence token")
+
+
+# ---- carl_runtime_min/entry.py sha256:7271a5f812da -----------------------------------
+UNSET = "correct the name, grant the access or free the space"
+
+
+def parse_arguments(description: str | None, run_dir: str) -> argparse.Namespace:
+    """The command line of a script."""
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=description, formatter_class=shape)
+    option = parser.add_argument
+    option("--run-dir", type=Path, default=Path(run_dir))
+    option("--resume", default="auto", help="auto, never, or a checkpoint")
+    option("--accept", action="append", default=[], metavar="PHASE")
+    option("--dry-run", action="store_true")
+    option("--self-test", action="store_true")
+    option("--phase", help=argparse.SUPPRESS)  # what a supervisor asks of its child
+    return parser.parse_args()
+
+
+def identity(config: dict[str, Any], phases: list[str]) -> dict[str, Any]:
+    """What must be the same when a run continues, the most telling first."""
+    data = [config[phase]["data"] for phase in phases if "data" in config[phase]]
+    files = {one["id"] for one in data if Path(one["id"]).is_file()}
+    spec = json.dumps(config["spec"], sort_keys=True, separators=(",", ":"))
+    return {
+        "world_size": max(1, torch.cuda.device_count()),
+        "data_revision": [one["revision"] for one in data],
+        "data_sha256": {name: sha256(Path(name)) for name in sorted(files)},
+        "spec_sha256": hashlib.sha256(spec.encode()).hexdigest(),
+        "script_sha256": sha256(Path(sys.argv[0])),
+    }
+
+
+def claim(path: Path, facts: dict[str, Any], resume: str) -> int:
+    """Lock the run directory, until the last process with the returned descriptor ends.
+
+    UsageError: another process has it, or it belongs to a run that is not this one.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    lock, remedy = os.open(path / ".lock", os.O_RDWR | os.O_CREAT), "use --run-dir DIR"
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UsageError(f"a process is running in {path}", remedy=remedy) from error
+    recorded, chosen = read_json(path / "run.json"), Path(resume).resolve()
+    if recorded and resume == "never":
+        raise UsageError(f"{path} holds a run already", remedy=remedy)
+    for key, now in facts.items():
+        if recorded.get(key, now) != now:
+            then = f"{path} was started with {key} {recorded[key]}"
+            raise UsageError(f"{then}, this run has {now}", remedy=remedy)
+    phase = chosen.parent.name
+    whole = chosen in checkpoints(path / "checkpoints" / phase)
+    useful = whole and phase not in read_json(path / "phases.json")
+    if resume not in ("auto", "never") and not useful:
+        remedy = f"choose a whole one, of a phase not done, in {path}/checkpoints"
+        raise UsageError(f"{resume} is no checkpoint to go on from", remedy=remedy)
+    return lock
+
+
+def lead(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) -> int:
+    """Run the phases that are not done yet, each in a process of its own."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        remedy = "start it with plain python: it starts torchrun on all visible GPUs"
+        raise UsageError("this script was started by a launcher", remedy=remedy)
+    path, facts = args.run_dir.resolve(), identity(config, phases)
+    lock, cuda = claim(path, facts, args.resume), torch.cuda
+    gpu = cuda.get_device_name() if cuda.is_available() else None
+    surroundings = {
+        "seed": config["seed"],
+        "hardware": gpu or f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": {one.name: one.version for one in distributions()},
+        "resume": "exact between generations on one CPU machine, else approximate",
+    }
+    write_json(path / "run.json", {**facts, **surroundings})
+    done, stop = read_json(path / "phases.json"), path / "stop"
+    stop.unlink(missing_ok=True)
+    for phase in phases:
+        code = done.get(phase)
+        if code is None:
+            if stop.exists():
+                return 85
+            processes = 1 if phase in ("eval", "push") else facts["world_size"]
+            code = supervise([*sys.argv, "--phase", phase], path, lock, processes)
+        if code in (0, 1, 3):  # done, or a verdict: it is not run again
+            write_json(path / "phases.json", done := {**done, phase: code})
+        if code != 0 and not (code in (1, 3) and phase in args.accept):
+            print(f"{phase}: ended with code {code}", file=sys.stderr)
+            return int(code)
+    return 0
+
+
+def work(args: argparse.Namespace, phase: Callable[[Run], int]) -> int:
+    """Run one phase in this process; leave its exit code in the run directory."""
+    accept_signals()
+    run = Run(args.run_dir.resolve(), args.phase, args.resume)
+    code = guarded(lambda: phase(run), run.path)
+    if run.first:
+        run.clean(checkpoints(run.checkpoints))
+        with contextlib.suppress(OSError):  # a full disk: then it is the exit status
+            write_json(run.path / "exit.json", {"code": code, "phase": run.phase})
+    # torchrun would end rank 0, which may still write, if another rank seemed to fail
+    return code if run.first or code not in (1, 3, 85) else 0
+
+
+def guarded(action: Callable[[], int], path: Path) -> int:
+    """Run `action`; turn an error made for people into its message and exit code."""
+    try:
+        return action()
+    except Exception as caught:
+        error: Exception = caught
+        disk = shutil.disk_usage(path if path.exists() else ".")
+        if "No space left" in str(error) or not disk.free:
+            remedy = "free some, then run the same command: it goes on where it was"
+            error = CarlError(f"no space left for {path}", remedy=remedy, exit_code=4)
+        expected = isinstance(error, CarlError | OSError)
+        remedy = getattr(error, "remedy", UNSET)
+        with contextlib.suppress(OSError):  # where stderr is a file on a full disk
+            if expected:
+                print(f"error: {error}", f"  fix: {remedy}", sep="\n", file=sys.stderr)
+            else:
+                traceback.print_exc()
+        return getattr(error, "exit_code", 4 if expected else 70)
+
+
+# ---- wiring sha256:481c63dc9861 ------------------------------------------------------
+def orpo_data(tokenizer: Any) -> Any:
+    settings = CONFIG["orpo"]
+    rows = builtin_pairs(CONFIG["seed"], settings["rows"])
+    return preference_rows(rows, settings["data"], tokenizer)
+
+
+def orpo(run: Run) -> int:
+    """Make the chosen answer likelier than the rejected one."""
+    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+    class Trainer(ORPOPhi, ORPOTrainer): ...
+
+    check_hooks(ORPOTrainer, ORPO_HOOKS)
+    settings, tokenizer = CONFIG["orpo"], builtin_tokenizer()
+    rows = orpo_data(tokenizer)
+    torch.manual_seed(CONFIG["seed"])
+    model = builtin_model(tokenizer, CONFIG["seed"])
+    trainer = Trainer(
+        model,
+        args=ORPOConfig(**training_arguments(run, settings)),
+        train_dataset=rows,
+        processing_class=tokenizer,
+    )
+    return 0 if fit(trainer, run, settings, {}) else 85
+
+
+def dry_run() -> int:
+    """Print the plan and one row of each training phase, as the model sees it."""
+    plan = {name: CONFIG[name] for name in CONFIG if name not in ("self_test", "spec")}
+    print(json.dumps(plan, indent=2, ensure_ascii=False))
+    tokenizer = builtin_tokenizer()
+    row = orpo_data(tokenizer)[0]
+    for answer in (row["chosen"], row["rejected"]):
+        show_row(tokenizer, {"prompt": row["prompt"], "completion": answer})
+    return 0
+
+
+def self_test() -> int:
+    """Recompute reference vectors on this machine."""
+    vectors = {name: torch.tensor(x) for name, x in CONFIG["self_test"].items()}
+    phi = order_parameter(vectors["entropy"], int(vectors["vocab_size"]))  # [B, T]
+    found = {"phi": phi}
+    return compare(found, vectors)
+
+
+def main() -> int:
+    torch.set_num_threads(1)  # fastest at this size, and the same on any machine
+    phases = {"orpo": orpo}
+    os.environ.update(CONFIG["environment"])
+    args = parse_arguments(__doc__, CONFIG["run_dir"])
+    if args.self_test:
+        return self_test()
+    if args.dry_run:
+        return guarded(dry_run, args.run_dir)
+    if args.phase:
+        return work(args, phases[args.phase])
+    return guarded(lambda: lead(args, CONFIG, list(phases)), args.run_dir)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
