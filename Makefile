@@ -3,7 +3,8 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: help demo demo-real test lint bench mutants golden tables seeds wheel-check clean
+.PHONY: help demo demo-real test lint bench mutants golden tables seeds matrix \
+	wheel-check clean
 
 help:
 	@echo "make demo         write the built-in training script and run it (1-2 minutes)"
@@ -14,6 +15,7 @@ help:
 	@echo "make golden       write the golden files anew"
 	@echo "make tables       write the tables made from the pinned libraries anew"
 	@echo "make seeds        the built-in run with ten seeds (about 15 minutes)"
+	@echo "make matrix       SFT and GRPO on every model type (about 40 minutes)"
 	@echo "make demo-real    GRPO with CARL on a pretrained model (about 10 minutes)"
 	@echo "make wheel-check  the wheel, installed alone, writes the same script"
 
@@ -38,6 +40,9 @@ demo-real: .venv/train.stamp
 
 seeds: .venv/train.stamp
 	$(PY) -m tools.seeds
+
+matrix: .venv/dev.stamp
+	OMP_NUM_THREADS=1 $(PY) -m tools.matrix --shard $(or $(SHARD),0/1)
 
 test: .venv/dev.stamp
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2

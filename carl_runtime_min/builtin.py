@@ -80,12 +80,12 @@ def builtin_rows(part: str, seed: int, count: int) -> Any:
     return Dataset.from_list(rows)
 
 
-def builtin_pairs(seed: int, count: int) -> Any:
+def builtin_pairs(part: str, seed: int, count: int) -> Any:
     """`count` rows of {prompt, chosen, rejected}, which has one digit wrong."""
     from datasets import Dataset
 
-    draw, rows = random.Random(f"pairs {seed}"), []
-    for row in builtin_rows("sft", seed, count):
+    draw, rows = random.Random(f"pairs {part} {seed}"), []
+    for row in builtin_rows(part, seed, count):
         answer, place = row["answer"], draw.randrange(6)
         digit = (int(answer[place]) + draw.randrange(1, 10)) % 10
         wrong = f"{answer[:place]}{digit}{answer[place + 1 :]}"
@@ -93,12 +93,12 @@ def builtin_pairs(seed: int, count: int) -> Any:
     return Dataset.from_list(rows)
 
 
-def builtin_judged(seed: int, count: int) -> Any:
+def builtin_judged(part: str, seed: int, count: int) -> Any:
     """`count` rows of {prompt, completion, label}: right and wrong answers in turn."""
     from datasets import Dataset
 
     kinds, rows = ("chosen", "rejected"), []
-    for i, row in enumerate(builtin_pairs(seed, count)):
+    for i, row in enumerate(builtin_pairs(part, seed, count)):
         answer, good = row[kinds[i % 2]], i % 2 == 0
         rows.append({"prompt": row["prompt"], "completion": answer, "label": good})
     return Dataset.from_list(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+from functools import partial
 from typing import Any
 
 from carl_runtime_min.errors import UsageError
@@ -126,20 +127,31 @@ def preference_rows(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
     return rows.select_columns(list(columns))
 
 
-def fitting(rows: Any, tokenizer: Any, longest: int) -> Any:
-    """Leave out rows whose prompt is longer than `longest` tokens; say how many."""
+def row_length(row: dict[str, Any], tokenizer: Any) -> int:
+    """Tokens of a row: of its prompt, with the longest of its answers if it has any."""
+    asked = row.get("prompt") or row["messages"]
+    answers = [row[name] for name in ANSWERS if name in row]
+    whole = [asked + answer for answer in answers] or [asked]
+    if isinstance(asked, str):
+        return max(len(tokenizer(text)["input_ids"]) for text in whole)
+    start = not answers and "messages" not in row  # of an answer yet to come
+    render = partial(tokenizer.apply_chat_template, add_generation_prompt=start)
+    return max(len(render(talk)["input_ids"]) for talk in whole)
 
-    def fits(row: dict[str, Any]) -> bool:
-        prompt = row["prompt"]
-        if isinstance(prompt, str):
-            return len(tokenizer(prompt)["input_ids"]) <= longest
-        ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True)
-        return len(ids["input_ids"]) <= longest
 
-    kept = rows.filter(fits)
-    if not kept:
-        remedy = "raise grpo.max_length"
-        raise UsageError(f"no prompt has at most {longest} tokens", remedy=remedy)
-    if len(kept) < len(rows):
-        print(f"data: left out {len(rows) - len(kept)} prompts over {longest} tokens")
-    return kept
+def fitting(rows: Any, tokenizer: Any, source: dict[str, Any]) -> Any:
+    """Rows of at most `longest` tokens; others are cut by the trainer, or left out.
+
+    Says how many there are. UsageError: one is refused, or none is left.
+    """
+    lengths = [row_length(row, tokenizer) for row in rows]
+    longest, policy = source["longest"], source["too_long"]
+    fits = [i for i, length in enumerate(lengths) if length <= longest]
+    over, remedy = len(rows) - len(fits), "raise max_length, or set too_long to drop"
+    what = f"{source['id']}: {over} of {len(rows)} rows have over {longest} tokens"
+    if over and (policy == "refuse" or (policy == "drop" and not fits)):
+        first = next(i for i, length in enumerate(lengths) if length > longest)
+        raise UsageError(f"{what}, the first is row {first + 1}", remedy=remedy)
+    if over:
+        print(f"{what}: {'left out' if policy == 'drop' else 'cut'}")
+    return rows.select(fits) if policy == "drop" else rows

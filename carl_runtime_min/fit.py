@@ -13,7 +13,10 @@ from carl_runtime_min.field import order_parameter
 from carl_runtime_min.run import Run, weights_sha256
 from carl_runtime_min.supervisor import asked_to_stop
 
-SHOWN = "loss mean_token_accuracy rewards/accuracies reward phi carl/weight"
+SHOWN = (
+    "loss mean_token_accuracy rewards/accuracies reward phi phi/chosen phi/rejected "
+    "carl/weight eval_loss eval_reward"
+)
 
 
 def head_width(model: Any) -> int:
@@ -58,9 +61,10 @@ class Recorder(Observer):
         logs, step = kwargs["logs"], state.global_step
         if "train_runtime" in logs:  # the trainer's farewell, not a step
             return
-        if logs.get("entropy") is not None:  # Φ is linear in H: the mean carries over
-            entropy = torch.tensor(logs["entropy"])
-            logs["phi"] = order_parameter(entropy, self.width).item()
+        for name in ("entropy", "eval_entropy"):  # Φ is linear in H: means carry over
+            if logs.get(name) is not None:
+                phi = order_parameter(torch.tensor(logs[name]), self.width)
+                logs[name.replace("entropy", "phi")] = phi.item()
         self.run.append("metrics", {"step": step, **logs})
         keys = [key for key in SHOWN.split() if logs.get(key) is not None]
         facts = [f"{key} {logs[key]:.3f}" for key in keys]
@@ -68,11 +72,20 @@ class Recorder(Observer):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.finished = control.should_training_stop  # by the last step or the gate
+        self.keep(state)
         asked = torch.tensor(float(asked_to_stop(self.run.path)), device=args.device)
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(asked)  # all ranks stop after the same step
         if asked.item():
             control.should_save = control.should_training_stop = True
+            control.should_evaluate = False
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.finished = control.should_training_stop  # the patience is used up
+        self.keep(state)
+
+    def keep(self, state: Any) -> None:
+        """Put into the next checkpoint what a resume needs."""
         kept = {name: vars(part) for name, part in self.parts.items()}
         state.stateful_callbacks["carl"] = {"finished": self.finished, "parts": kept}
 
@@ -103,7 +116,7 @@ def fit(
         for name, part in parts.items():
             vars(part).update(saved["parts"][name])
     if saved.get("finished"):  # a crash kept the result from being saved
-        trainer._load_from_checkpoint(str(start))
+        trainer._load_from_checkpoint(state["best_model_checkpoint"] or str(start))
     else:
         trainer.train(resume_from_checkpoint=str(start) if start else None)
         if not trainer.state.global_step:
@@ -111,10 +124,14 @@ def fit(
             raise UsageError("the rows do not fill one batch", remedy=remedy)
         if not recorder.finished:
             return False
+        state = vars(trainer.state)
     draft, result = run.checkpoints / "checkpoint-result", run.path / settings["result"]
     trainer.save_model(str(draft))
     if run.first:
         shutil.rmtree(result, ignore_errors=True)
         draft.replace(result)
         run.summarise(weights_sha256=weights_sha256(result))
+        if state["best_metric"] is not None:
+            facts = {name: state[name] for name in ("best_metric", "best_global_step")}
+            run.summarise(**facts)
     return True

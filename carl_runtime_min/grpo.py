@@ -122,7 +122,7 @@ class SampledPolicy:
         step = self.state.global_step
         batch = super()._generate_and_score_completions(inputs)
         first = self.accelerator.process_index * len(inputs)
-        due = step % self.samples_every == 0
+        due = self.model.training and step % self.samples_every == 0
         for i, field in enumerate(self.score(SAMPLES) if due else ()):
             phi = order_parameter(field["token_entropies"], head_width(self.model))
             rewards = self.rewards[first + i].tolist()
@@ -151,6 +151,8 @@ class CoherentPolicy(SampledPolicy):
     scale_rewards = "none"
 
     def _calculate_rewards(self, inputs: Any, *batch: Any) -> Tensor:
+        if not self.model.training:  # an evaluation is by the task alone
+            return super()._calculate_rewards(inputs, *batch)
         cascade, step = self.cascade, self.state.global_step
         cascade.begin(step)
         if cascade.stage == "B":
@@ -189,6 +191,8 @@ class CoherentPolicy(SampledPolicy):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
         batch = super()._generate_and_score_completions(inputs)
+        if not self.model.training:
+            return batch
         cascade, compared = self.cascade, self.compared
         apart = self.multi_objective_aggregation == "normalize_then_sum"
         if cascade.stage == "B" and (apart or self.scale_rewards == "group"):

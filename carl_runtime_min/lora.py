@@ -22,8 +22,9 @@ def lora_targets(model: Any) -> list[str]:
     Left out are the output head, vision and audio towers with their projectors,
     routers and gates of experts, and what an adapter would not reach.
     """
-    decoder = model.get_decoder()
-    layers = set(layer_modules(decoder)) - {model.get_output_embeddings()}
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    decoder = model.base_model if decoder is head else decoder  # its name may mislead
+    layers = set(layer_modules(decoder)) - {head}
     experts = any(map(stacked_experts, decoder.modules()))
     names = []
     for name, module in model.named_modules():

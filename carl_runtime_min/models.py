@@ -18,14 +18,30 @@ def load_tokenizer(source: dict[str, Any]) -> Any:
     return tokenizer
 
 
+def templated_tokenizer(source: dict[str, Any]) -> Any:
+    """The tokenizer with the spec's chat template, or with thinking on or off.
+
+    Whoever renders the template may still set the variable that is the switch.
+    """
+    tokenizer, settings = load_tokenizer(source), source["template"]
+    text = settings["text"] or tokenizer.chat_template
+    if settings["switch"]:
+        name, value = settings["switch"], str(settings["thinking"]).lower()
+        default = f"{{% set {name} = {value} %}}"
+        text = f"{{% if {name} is not defined %}}{default}{{% endif %}}{text}"
+    tokenizer.chat_template = text
+    return tokenizer
+
+
 def load_model(source: dict[str, Any]) -> Any:
     """The model at its pinned revision; `auto` is bfloat16 for adapters on CUDA."""
-    from transformers import AutoModelForCausalLM
+    import transformers
 
     options, half = source["options"], source["adapter"] and torch.cuda.is_available()
     if options["dtype"] == "auto":
         options = {**options, "dtype": "bfloat16" if half else "float32"}
-    return AutoModelForCausalLM.from_pretrained(source["id"], **options)
+    kind = getattr(transformers, source["class"])  # another would lose weights
+    return kind.from_pretrained(source["id"], **options)
 
 
 def add_adapter(model: Any, targets: list[str], settings: dict[str, Any]) -> Any:

@@ -70,4 +70,6 @@ class ORPOPhi(PreferencePhi):
         return scored
 
     def keep(self, name: str, value: float) -> None:
-        self.store_metrics({name: value}, "train" if self.model.training else "eval")
+        training = self.model.training
+        mode, prefix = ("train", "") if training else ("eval", "eval_")
+        self.store_metrics({f"{prefix}{name}": value}, mode)

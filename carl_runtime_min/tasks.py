@@ -17,6 +17,12 @@ def completion_text(completion: str | list[dict[str, Any]]) -> str:
     return content if isinstance(content, str) else ""
 
 
+def answer_text(completion: str | list[dict[str, Any]]) -> str:
+    """The text of a completion after its thoughts; nothing of thoughts without end."""
+    text = completion_text(completion).rpartition("</think>")[2]
+    return text.partition("<think>")[0].strip()
+
+
 class TaskReward:
     """A scorer of one completion, as a TRL reward function over a batch.
 
@@ -37,6 +43,17 @@ class TaskReward:
         texts = map(completion_text, batch["completions"])
         counts = map(len, batch["completion_ids"])
         return list(map(self.scorer, texts, counts, batch[self.column]))
+
+
+class RowReward(TaskReward):
+    """A TaskReward whose scorer takes all of a row, by name, for its `column`."""
+
+    def __call__(self, **batch: Any) -> list[float | None]:
+        if self.column in batch:
+            columns = {k: v for k, v in batch.items() if isinstance(v, list)}
+            rows = zip(*columns.values(), strict=True)
+            batch[self.column] = [dict(zip(columns, row, strict=True)) for row in rows]
+        return super().__call__(**batch)
 
 
 def exact_answer_reward(options: dict[str, Any]) -> TaskReward:

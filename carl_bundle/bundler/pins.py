@@ -12,8 +12,11 @@ EXCLUDE_NEWER = "2026-11-22"
 
 PINS = {
     "accelerate": "1.15.0",
+    "antlr4-python3-runtime": "4.13.2",
+    "bitsandbytes": "0.50.2",
     "datasets": "5.2.0",
     "huggingface-hub": "2.4.0",
+    "math-verify": "0.9.0",
     "numpy": "2.4.6",
     "peft": "0.21.2",
     "safetensors": "0.8.0",
@@ -32,6 +35,7 @@ DISTRIBUTIONS = {
     "accelerate": "accelerate",
     "datasets": "datasets",
     "huggingface_hub": "huggingface-hub",
+    "math_verify": "math-verify",
     "numpy": "numpy",
     "peft": "peft",
     "safetensors": "safetensors",
@@ -45,5 +49,9 @@ DISTRIBUTIONS = {
     "wandb": "wandb",
 }
 
-# Distributions whose numerics are those of another one: they are pinned with it.
-COMPANIONS = {"trl": ("accelerate",)}
+# What is pinned with another one: trl's numerics are accelerate's too, and the grammars
+# by which math-verify reads LaTeX are made for one version of antlr.
+COMPANIONS = {
+    "math-verify": ("antlr4-python3-runtime",),
+    "trl": ("accelerate",),
+}

@@ -13,7 +13,10 @@ from carl_bundle import __version__
 
 
 class Command(NamedTuple):
-    """A command: the function `name` in the module `carl_bundle.cli.<name>`."""
+    """A command: the function `name` in the module `carl_bundle.cli.<name>`.
+
+    Both end with `_` where the name is a word of Python's.
+    """
 
     name: str
     group: str
@@ -23,6 +26,7 @@ class Command(NamedTuple):
 COMMANDS = (
     Command("bundle", "core", "Write the training script of a spec."),
     Command("init", "core", "Write a commented carl.yaml to start from."),
+    Command("import", "core", "Make one from a file of TRL, axolotl, LLaMA-Factory."),
     Command("inspect", "core", "What a model is, and what a spec would take."),
     Command("schema", "core", "Print the JSON Schema of carl.yaml."),
     Command("verify", "audit", "Is a script as it was generated?"),
@@ -139,7 +143,9 @@ def help_text() -> str:
 
 def _function(name: str) -> Any:
     from importlib import import_module
+    from keyword import iskeyword
 
+    name = f"{name}_" if iskeyword(name) else name
     return getattr(import_module(f"carl_bundle.cli.{name}"), name)
 
 

@@ -19,7 +19,7 @@ class ClosedPipeError(Exception):
 
 def note(text: str) -> None:
     """Tell the user something that is no data."""
-    print(f"note: {text}", file=sys.stderr)
+    print(f"note: {_visible(text)}", file=sys.stderr)
 
 
 def show_error(error: CarlError) -> None:

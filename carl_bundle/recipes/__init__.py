@@ -17,11 +17,12 @@ def plan(spec: TrainSpec) -> Plan:
     resolved = resolve(spec)
     functions = [reward.function for reward in resolved.rewards if reward.function]
     reporters = [name for name in resolved.report_to if name != "none"]
+    quantizers = ["bitsandbytes"] if resolved.model.quantize else []
     return Plan(
         recipe=spec.method,
         template="train.py.jinja",
         choices=structure(resolved),
         config=configuration(resolved, spec),
         user_code=tuple(UserFunction(*name.rsplit(":", 1)) for name in functions),
-        dependencies=(*spec.dependencies, *reporters),
+        dependencies=(*spec.dependencies, *reporters, *quantizers),
     )

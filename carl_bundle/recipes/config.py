@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
+from itertools import chain
 from typing import Any
 
 from carl_bundle.spec.blocks import DataSettings, LoraSettings, Reward
@@ -13,9 +14,10 @@ from carl_bundle.spec.phases import (
     PreferenceSettings,
     SampledSettings,
 )
+from carl_bundle.spec.reward_rules import OPTIONS, needed_columns
 from carl_bundle.spec.train_spec import TrainSpec
 
-OWN_FIELDS = {"data", "bf16", "trainer"}
+OWN_FIELDS = {"data", "bf16", "too_long", "trainer"}
 """Fields of a phase that the script reads itself; the others are TRL's."""
 
 FIXED: dict[str, Any] = {
@@ -37,6 +39,19 @@ ENVIRONMENT = {
 
 SILENCED = {"orpo": {"TRL_EXPERIMENTAL_SILENCE": "1"}}
 """A warning that the script's docstring replaces."""
+
+
+QUANTIZED: dict[str, dict[str, Any]] = {
+    "4bit": {
+        "quant_method": "bitsandbytes",
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": "bfloat16",
+    },
+    "8bit": {"quant_method": "bitsandbytes", "load_in_8bit": True},
+}
+"""How transformers loads a model in fewer bits; 4 bits as in QLoRA (2305.14314)."""
 
 
 def configuration(spec: TrainSpec, frozen: TrainSpec) -> dict[str, Any]:
@@ -76,14 +91,53 @@ def model_block(spec: TrainSpec) -> dict[str, Any]:
         tokenizer_revision = frozen.tokenizer_commit if frozen else None
     code = {"trust_remote_code": True} if model.trust_remote_code else {}
     dtype, attention = model.dtype, model.attention
-    options = {"revision": revision, "dtype": dtype, "attn_implementation": attention}
+    options: dict[str, Any] = {"revision": revision, "dtype": dtype}
+    options["attn_implementation"] = attention
+    if model.quantize is not None:
+        options["quantization_config"] = QUANTIZED[model.quantize]
+    template = templated(spec) and {"template": template_block(spec)}
     return {
         "id": model.id,
+        "class": model_class(spec),
         "adapter": bool(spec.lora),
         "options": {**options, **code},
         "tokenizer": model.tokenizer or model.id,
         "tokenizer_options": {"revision": tokenizer_revision, **code},
+        **(template or {}),
     }
+
+
+SHORT = 256
+"""Completions of fewer tokens leave no room to think."""
+
+
+def thinking(spec: TrainSpec) -> bool | None:
+    """Whether thinking is switched on or off; None: as the chat template does it."""
+    frozen, sampled = spec.model.frozen, spec.sampled
+    if not (frozen and frozen.thinking_switch):
+        return None
+    if spec.model.thinking != "auto":
+        return spec.model.thinking == "on"
+    short = sampled and (sampled.max_completion_length or SHORT) < SHORT
+    return False if short else None
+
+
+def templated(spec: TrainSpec) -> bool:
+    """Whether the script changes the tokenizer's chat template."""
+    return spec.model.chat_template is not None or thinking(spec) is not None
+
+
+def template_block(spec: TrainSpec) -> dict[str, Any]:
+    frozen, on = spec.model.frozen, thinking(spec)
+    switch = frozen.thinking_switch if frozen and on is not None else None
+    return {"text": spec.model.chat_template, "switch": switch, "thinking": on}
+
+
+def model_class(spec: TrainSpec) -> str:
+    """The class of transformers that the checkpoint names; code of its own has none."""
+    found = spec.model.frozen
+    known = found and found.auto_class and not spec.model.trust_remote_code
+    return (found and known and found.architecture) or "AutoModelForCausalLM"
 
 
 def lora_block(lora: LoraSettings) -> dict[str, Any]:
@@ -107,17 +161,29 @@ def data_block(spec: TrainSpec, data: DataSettings, phase: str) -> dict[str, Any
     """
     block = data.model_dump(mode="json", exclude={"sha256"})
     items, phases = spec.eval.items or 0, spec.phases.values()
+    evaluated = spec.method == "pipeline" or spec.eval.every is not None
     part: list[int | None] = [None, None]
     if phase == "eval":
         trained = [one.data or spec.data for one in phases]
         part[0] = -items if any(same_rows(data, one) for one in trained) else None
         block["limit"] = items
-    elif spec.method == "pipeline" and same_rows(data, spec.eval.data or spec.data):
+    elif evaluated and same_rows(data, spec.eval.data or spec.data):
         part[1] = -items
     if phase != "sft":
-        needed = COLUMNS.get(phase, ("prompt",))
+        wanted = chain.from_iterable(map(needed_columns, spec.rewards))
+        needed = COLUMNS.get(phase) or ("prompt", *wanted)
         block["columns"] = {name: name for name in needed} | block["columns"]
     return {**block, "part": part}
+
+
+def training_rows(
+    spec: TrainSpec, data: DataSettings, phase: PhaseSettings, name: str
+) -> dict[str, Any]:
+    """A data block, with what becomes of rows that are too long for the phase."""
+    block = data_block(spec, data, name)
+    if data.is_builtin:
+        return block
+    return {**block, "longest": phase.max_length, "too_long": phase.too_long}
 
 
 def phase_block(
@@ -126,7 +192,7 @@ def phase_block(
     """What all training phases have in common."""
     last = name == list(spec.phases)[-1]
     block: dict[str, Any] = {
-        "data": data_block(spec, phase.data or spec.data, name),
+        "data": training_rows(spec, phase.data or spec.data, phase, name),
         "bf16": phase.bf16,
         "result": "model" if last else f"checkpoints/{name}/model",
     }
@@ -134,10 +200,55 @@ def phase_block(
         block["report_to"] = [name for name in spec.report_to if name != "none"]
     given = phase.model_dump(mode="json", exclude=OWN_FIELDS, exclude_none=True)
     fixed = {**FIXED, "seed": spec.seed}
-    block["trainer"] = {**given, **phase.trainer, **fixed, **trainer}
+    own = sampled_part(name)
     if (phase.data or spec.data).is_builtin:
-        block["rows"] = builtin_count(spec, phase)
+        block["rows"] = builtin_rows(spec, own, builtin_count(spec, phase))
+    if spec.eval.every is not None:
+        given |= validation_arguments(spec, phase)
+        block["validation"] = validation_block(spec, name)
+        if spec.eval.patience is not None:
+            block["patience"] = spec.eval.patience
+    block["trainer"] = {**given, **phase.trainer, **fixed, **trainer}
     return block
+
+
+def sampled_part(name: str) -> str:
+    """Whose part of the built-in task a phase trains on."""
+    return "grpo" if name in ("grpo", "rloo") else "sft"
+
+
+def builtin_rows(spec: TrainSpec, part: str, count: int) -> dict[str, Any]:
+    """Arguments of what makes the built-in rows."""
+    return {"part": part, "seed": spec.seed, "count": count}
+
+
+def validation_block(spec: TrainSpec, name: str) -> dict[str, Any]:
+    """The rows to evaluate in the course of a phase, described as its own are."""
+    data = spec.eval.data or spec.data
+    columns = data_block(spec, data, name)["columns"]
+    rows = training_rows(spec, data, spec.phases[name], "eval")
+    block: dict[str, Any] = {"data": {**rows, "columns": columns}}
+    if data.is_builtin:
+        block["rows"] = builtin_rows(spec, "eval", spec.eval.items or 0)
+    return block
+
+
+def validation_arguments(spec: TrainSpec, phase: PhaseSettings) -> dict[str, Any]:
+    """Trainer arguments of an evaluation in the course of training."""
+    settings, batch = spec.eval, phase.per_device_train_batch_size or 1
+    if isinstance(phase, SampledSettings):  # whole groups of one prompt
+        group = phase.num_generations or 1
+        batch = max(1, batch // group) * group
+    given: dict[str, Any] = {
+        "eval_strategy": "steps",
+        "eval_steps": settings.every,
+        "per_device_eval_batch_size": batch,
+    }
+    if settings.best:
+        given["load_best_model_at_end"] = True
+        given["metric_for_best_model"] = settings.metric
+        given["greater_is_better"] = not (settings.metric or "").endswith("loss")
+    return given
 
 
 def builtin_count(spec: TrainSpec, phase: PhaseSettings) -> int:
@@ -187,26 +298,29 @@ def sampled_block(spec: TrainSpec, name: str, phase: SampledSettings) -> dict[st
     block = phase_block(spec, name, phase, trainer)
     longest = (phase.max_length or 0) - (phase.max_completion_length or 0)
     block["trainer"].pop("max_length", None)
-    if "rows" not in block:
-        block["longest_prompt"] = longest
+    for part in (block, block.get("validation", {})):
+        if "longest" in part.get("data", {}):  # the completion needs room too
+            part["data"]["longest"] = longest
     block["samples_every"] = 10
-    block["rewards"] = [reward_block(reward) for reward in spec.rewards]
+    limit = phase.max_completion_length
+    block["rewards"] = [reward_block(reward, limit) for reward in spec.rewards]
     if carl.enabled:
         block["carl"] = {"weights": list(carl.weights), "tie_weight": carl.tie_weight}
         block["cascade"] = cascade_block(spec)
     return block
 
 
-def reward_block(reward: Reward) -> dict[str, Any]:
+def reward_block(reward: Reward, limit: int | None) -> dict[str, Any]:
+    """What a scorer is made from; `limit` is the longest completion, in tokens."""
     if reward.function is not None:
         return {"name": None, "function": reward.function.rpartition(":")[2]}
-    block: dict[str, Any] = {"name": reward.name}
-    if reward.name == "exact_answer":
-        block["extract"] = reward.extract
-    elif reward.name == "pattern":
-        block.update(pattern=reward.pattern, full=reward.full)
-    else:
-        block.update(target=reward.target, tolerance=reward.tolerance or reward.target)
+    given = reward.model_dump(mode="json")
+    own = [field for field in given if field in OPTIONS[reward.name or "function"]]
+    block = {"name": reward.name, **{field: given[field] for field in own}}
+    if reward.name == "length":
+        block["tolerance"] = reward.tolerance or reward.target
+    elif reward.name == "conciseness":
+        block["limit"] = limit
     return block
 
 
@@ -237,7 +351,7 @@ def eval_block(spec: TrainSpec) -> dict[str, Any]:
         "weights": [reward.weight for reward in spec.rewards],
     }
     if data.is_builtin:
-        block["rows"] = settings.items
+        block["rows"] = builtin_rows(spec, "eval", settings.items or 0)
     if settings.threshold is not None:
         block["threshold"] = settings.threshold
     return block

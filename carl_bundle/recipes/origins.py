@@ -21,7 +21,9 @@ def origins(path: Sequence[str | int], spec: Document) -> tuple[str, ...]:
         spec: The spec in the script, as a document.
     """
     name = ".".join(map(str, path))
-    for key, settings in _table(spec).items():
+    table = _table(spec)
+    for key in sorted(table, key=len, reverse=True):  # the most special first
+        settings = table[key]
         if name == key or name.startswith(f"{key}."):
             rest = name[len(key) :]
             return tuple(setting.replace(".*", rest) for setting in settings)
@@ -37,8 +39,10 @@ def _table(spec: Document) -> dict[str, tuple[str, ...]]:
         "environment": RECIPE,
         "self_test": RECIPE,
         "model.adapter": ("lora",),
+        "model.class": ("model.frozen.architecture",),
         "model.options.revision": (commit,),
         "model.options.attn_implementation": ("model.attention",),
+        "model.options.quantization_config": ("model.quantize",),
         "model.options": ("model.*",),
         "model.tokenizer": (_first(spec, "model.tokenizer", "model.id"),),
         "model.tokenizer_options.revision": (
@@ -48,6 +52,8 @@ def _table(spec: Document) -> dict[str, tuple[str, ...]]:
         "lora.lora_alpha": ("lora.alpha",),
         "lora.lora_dropout": ("lora.dropout",),
         "targets": ("lora.targets",),
+        "model.template.text": ("model.chat_template",),
+        "model.template": ("model.thinking",),
         **{key: names for one in KINDS for key, names in _phase(one, spec).items()},
         "eval.data.part": ("eval.items",),
         "eval.data.limit": ("eval.items",),
@@ -71,7 +77,25 @@ def _phase(phase: str, spec: Document) -> dict[str, tuple[str, ...]]:
         "samples_every": RECIPE,
         "report_to": ("report_to",),
         "rows": (*(f"{phase}.{name}" for name in counts), "data.limit"),
-        "longest_prompt": tuple(f"{phase}.{name}" for name in lengths),
+        **{
+            f"{block}.longest": tuple(f"{phase}.{name}" for name in lengths)
+            for block in ("data", "validation.data")
+        },
+        "data.too_long": (f"{phase}.too_long",),
+        "validation.data.too_long": (f"{phase}.too_long",),
+        "validation.data.columns": (
+            _first(spec, f"{phase}.data", "data") + ".columns",
+        ),
+        "validation.data.part": ("eval.items",),
+        "validation.data.limit": ("eval.items",),
+        "validation.data": (_first(spec, "eval.data", "data") + ".*",),
+        "validation.rows": ("eval.items",),
+        "patience": ("eval.patience",),
+        "trainer.eval_strategy": ("eval.every",),
+        "trainer.eval_steps": ("eval.every",),
+        "trainer.load_best_model_at_end": ("eval.best",),
+        "trainer.metric_for_best_model": ("eval.metric",),
+        "trainer.greater_is_better": ("eval.metric",),
         **{f"trainer.{name}": RECIPE for name in FIXED},
         "trainer.seed": ("seed",),
         "trainer.reward_weights": ("rewards", "carl.weight"),
@@ -80,6 +104,10 @@ def _phase(phase: str, spec: Document) -> dict[str, tuple[str, ...]]:
         "gate": ("gate.*",),
         "metric": ("gate.metric",),
         "stop": ("gate.stop",),
+        **{
+            f"rewards.{index}.limit": (f"{phase}.max_completion_length",)
+            for index in range(len(spec.get("rewards") or ()))
+        },
         "rewards": ("rewards.*",),
         "carl": ("carl.*",),
         "cascade.carl_weight": ("carl.weight",),

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from carl_bundle.spec.blocks import DataSettings, LoraSettings
+from typing import get_args
+
+from carl_bundle.recipes.config import templated, thinking
+from carl_bundle.spec.blocks import LoraSettings, Scorer
 from carl_bundle.spec.phases import RLOOSettings, SampledSettings
 from carl_bundle.spec.train_spec import TrainSpec
-
-
-def source_kind(data: DataSettings | None) -> str:
-    """Where rows come from: "builtin", "file" or "hub"."""
-    if data is None or data.is_builtin:
-        return "builtin"
-    return "file" if data.is_file else "hub"
 
 
 def adapter(spec: TrainSpec) -> str:
@@ -19,6 +15,13 @@ def adapter(spec: TrainSpec) -> str:
     if not isinstance(spec.lora, LoraSettings):
         return "none"
     return "auto" if spec.lora.targets == "auto" else "named"
+
+
+def may_think(spec: TrainSpec) -> bool:
+    """Whether completions may begin with thinking, whose Phi is told apart."""
+    frozen = spec.model.frozen
+    able = frozen is not None and frozen.thinking in ("switchable", "always")
+    return able and thinking(spec) is not False
 
 
 def trl_scores_first(phase: SampledSettings) -> bool:
@@ -43,20 +46,23 @@ def structure(spec: TrainSpec) -> dict[str, str | bool]:
         "method": method,
         "model": "builtin" if spec.model.is_builtin else "pretrained",
         "adapter": adapter(spec),
-        "sft_source": source_kind(spec.sft.data),
-        "sampled_source": source_kind((spec.sampled or spec.grpo).data),
-        "preference_source": source_kind(phases[-1].data),
-        "eval_source": source_kind(spec.eval.data),
+        "template": templated(spec),
+        "split_phi": carl and may_think(spec),
+        "sft_source": (spec.sft.data or spec.data).source,
+        "sampled_source": ((spec.sampled or spec.grpo).data or spec.data).source,
+        "preference_source": (phases[-1].data or spec.data).source,
+        "eval_source": (spec.eval.data or spec.data).source,
         "gate": spec.gate.mode,
         "gate_required": pipeline and spec.gate.on_miss == "stop",
         "carl": carl,
         "reuse_scores": carl and trl_scores_first(spec.sampled or spec.grpo),
-        "exact_answer": "exact_answer" in rewards,
-        "pattern": "pattern" in rewards,
-        "length": "length" in rewards,
+        **{name: name in rewards for name in get_args(Scorer)},
+        "named_rewards": bool(rewards - {None}),
         "user_rewards": None in rewards,
         "tracking": spec.report_to != ("none",),
         "baseline": spec.eval.baseline is not None,
         "threshold": spec.eval.threshold is not None,
+        "validated": spec.eval.every is not None,
+        "patience": spec.eval.patience is not None,
         "push": spec.push.enabled,
     }

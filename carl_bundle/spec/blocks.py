@@ -12,12 +12,37 @@ BUILTIN = "builtin"
 """The id of the model and of the task that a script carries within itself."""
 
 Column = Literal[
-    "prompt", "answer", "completion", "messages", "chosen", "rejected", "label"
+    "prompt",
+    "answer",
+    "completion",
+    "messages",
+    "chosen",
+    "rejected",
+    "label",
+    "tools",
+    "expected_tools",
+    "bbox",
+    "width",
+    "height",
 ]
 Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
 NonNegative = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Open01 = Annotated[float, Field(gt=0.0, lt=1.0)]
+Scorer = Literal[
+    "exact_answer",
+    "math_answer",
+    "pattern",
+    "length",
+    "tool_call_format",
+    "tool_selection",
+    "tool_chain",
+    "structure",
+    "conciseness",
+    "click_inside",
+    "click_distance",
+    "coordinate_format",
+]
 Names = Annotated[tuple[Identifier, ...], Field(min_length=1), AS_TUPLE]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -50,6 +75,7 @@ class FrozenModel(Block):
     architecture: Identifier | None = None
     auto_class: Literal["causal-lm", "image-text-to-text"] | None = None
     thinking: Literal["none", "switchable", "always", "unknown"] | None = None
+    thinking_switch: Identifier | None = None
     quantization: Identifier | None = None
     vocab_size: Positive | None = None
     context_length: Positive | None = None
@@ -61,9 +87,12 @@ class ModelSettings(Block):
     id: Identifier = BUILTIN
     revision: Identifier | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    quantize: Literal["4bit", "8bit"] | None = None
     attention: Identifier | None = None
     trust_remote_code: bool = False
     tokenizer: Identifier | None = None
+    chat_template: Text | None = None
+    thinking: Literal["auto", "on", "off"] = "auto"
     frozen: FrozenModel | None = None
 
     @model_validator(mode="before")
@@ -102,6 +131,11 @@ class DataSettings(Block):
         """Whether `id` names a local file, by its suffix."""
         return self.id.endswith((".jsonl", ".json", ".parquet"))
 
+    @property
+    def source(self) -> str:
+        """Where the rows come from: "builtin", "file" or "hub"."""
+        return "builtin" if self.is_builtin else "file" if self.is_file else "hub"
+
 
 class LoraSettings(Block):
     """Low-rank adapters; `targets: auto` finds the linear layers at run time."""
@@ -119,7 +153,7 @@ class LoraSettings(Block):
 class Reward(Block):
     """One task reward: a built-in scorer by `name`, or `path.py:function`."""
 
-    name: Literal["exact_answer", "pattern", "length"] | None = None
+    name: Scorer | None = None
     function: Identifier | None = None
     weight: Annotated[float, Field(ge=0.0)] = 1.0
     extract: Text | None = None
@@ -127,6 +161,12 @@ class Reward(Block):
     full: bool = False
     target: Positive | None = None
     tolerance: Positive | None = None
+    tools: (
+        Annotated[tuple[dict[str, Any], ...], Field(min_length=1), AS_TUPLE] | None
+    ) = None
+    width: Positive | None = None
+    height: Positive | None = None
+    scale: Literal[1, 1000] | None = None
 
 
 class CarlSettings(Block):
@@ -157,7 +197,7 @@ class GateSettings(Block):
 
 
 class EvalSettings(Block):
-    """The evaluation at the end of a pipeline."""
+    """The evaluation at the end of a pipeline, or in the course of another method."""
 
     data: DataSettings | None = None
     items: Positive | None = None
@@ -167,6 +207,10 @@ class EvalSettings(Block):
     alpha: Open01 = 0.05
     threshold: Open01 | None = None
     baseline: Literal["sft"] | None = "sft"
+    every: Positive | None = None
+    metric: Identifier | None = None
+    best: bool | None = None
+    patience: Positive | None = None
 
 
 class PushSettings(Block):

@@ -82,6 +82,7 @@ GRPO: dict[str, Any] = {
 """GRPO and RLOO of any other model."""
 
 SAMPLED: dict[str, Any] = {
+    "too_long": "drop",
     "temperature": 1.0,
     "top_p": 1.0,
     "top_k": 0,
@@ -92,7 +93,7 @@ SAMPLED: dict[str, Any] = {
 """Settings of sampling phases that do not depend on the model."""
 
 OWN: dict[str, dict[str, Any]] = {
-    "sft": {},
+    "sft": {"too_long": "truncate"},
     "grpo": {
         **SAMPLED,
         "loss_type": "dapo",
@@ -100,9 +101,9 @@ OWN: dict[str, dict[str, Any]] = {
         "multi_objective_aggregation": "sum_then_normalize",
     },
     "rloo": {**SAMPLED, "normalize_advantages": False},
-    "dpo": {"beta": 0.1, "loss_type": ("sigmoid",)},
-    "kto": {"beta": 0.1, "loss_type": "kto"},
-    "orpo": {"beta": 0.1},
+    "dpo": {"too_long": "truncate", "beta": 0.1, "loss_type": ("sigmoid",)},
+    "kto": {"too_long": "truncate", "beta": 0.1, "loss_type": "kto"},
+    "orpo": {"too_long": "truncate", "beta": 0.1},
 }
 """Settings of each phase that do not depend on the model."""
 
@@ -137,7 +138,7 @@ RATES = {
     "kto": (1e-6, 1e-5),
     "orpo": (8e-6, 8e-5),
 }
-"""Its learning rates: of all weights, and of adapters, which take about ten times that."""
+"""Its learning rates: of all weights, and of adapters (about ten times as high)."""
 
 EMBEDDED_EVAL_ITEMS = 1000
 EVAL_ITEMS = 200
@@ -157,10 +158,10 @@ def resolve(spec: TrainSpec) -> TrainSpec:
     if lora is None:
         lora = False if embedded else LoraSettings()
     phases = {name: _phase(spec, name, bool(lora)) for name in KINDS}
-    sampled_data = (spec.sampled.data if spec.sampled else None) or spec.data
-    eval_data = spec.eval.data or sampled_data
+    last_data = list(spec.phases.values())[-1].data or spec.data
+    eval_data = spec.eval.data or last_data
     rewards = spec.rewards
-    if not rewards and spec.sampled and sampled_data.is_builtin:
+    if not rewards and spec.sampled and last_data.is_builtin:
         rewards = (Reward(name="exact_answer"),)
     stop = spec.gate.stop
     return spec.model_copy(
@@ -176,11 +177,24 @@ def resolve(spec: TrainSpec) -> TrainSpec:
                     "data": eval_data,
                     "items": spec.eval.items
                     or (EMBEDDED_EVAL_ITEMS if embedded else EVAL_ITEMS),
+                    **_validation(spec),
                 }
             ),
             "output_dir": spec.run_dir,
         }
     )
+
+
+def _validation(spec: TrainSpec) -> dict[str, Any]:
+    """Defaults of an evaluation in the course of training, if there is one."""
+    given = spec.eval
+    if given.every is None:
+        return {}
+    metric = given.metric or ("reward" if spec.sampled else "loss")
+    return {
+        "metric": f"eval_{metric.removeprefix('eval_')}",
+        "best": True if given.best is None else given.best,
+    }
 
 
 def _phase(spec: TrainSpec, name: str, lora: bool) -> PhaseSettings:
@@ -205,6 +219,9 @@ def _fill(spec: TrainSpec, phase: PhaseT, numbers: dict[str, Any]) -> PhaseT:
         update.pop("num_train_epochs", None)
     if phase.data is None:
         update["data"] = spec.data
+    every = spec.eval.every
+    if phase.save_steps is None and every is not None:
+        update["save_steps"] = every  # the best checkpoint has to be one
     return phase.model_copy(update=update)
 
 
@@ -228,7 +245,7 @@ def _fit_groups(
     update = {}
     if chosen.max_completion_length is None and grpo.max_length is not None:
         update["max_completion_length"] = min(completion, max(1, grpo.max_length // 2))
-    if chosen.save_steps is None:
+    if chosen.save_steps is None and spec.eval.every is None:
         update["save_steps"] = _multiple(grpo.save_steps, generation_window(grpo))
     return grpo.model_copy(update=update)
 

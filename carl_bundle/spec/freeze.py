@@ -69,6 +69,8 @@ def _freeze_model(model: ModelSettings, report: Callable[[str], None]) -> ModelS
         tokenizer = locate(model.tokenizer, None)
         tokenizer_commit = tokenizer.commit
         files = files.with_tokenizer_of(tokenizer)
+    if model.chat_template is not None:
+        files = files.with_template(model.chat_template)
     found = ModelSpec.from_files(
         files, trust_remote_code=model.trust_remote_code, tokenizer=False
     )
@@ -92,10 +94,11 @@ def describe(model: ModelSpec) -> FrozenModel:
     """
     thinking = model.thinking
     mode: Literal["none", "switchable", "always", "unknown"] = "none"
+    switch = None
     if isinstance(thinking, Unknown):
         mode = "unknown"
     elif thinking is not None:
-        mode = thinking.mode
+        mode, switch = thinking.mode, thinking.switch if thinking.boolean else None
     return FrozenModel(
         commit=model.commit,
         config_sha256=model.config_sha256,
@@ -104,6 +107,7 @@ def describe(model: ModelSpec) -> FrozenModel:
         architecture=known(model.architecture.name),
         auto_class=_loadable(model.architecture.auto_class),
         thinking=mode,
+        thinking_switch=switch,
         quantization=model.quantization.method if model.quantization else None,
         vocab_size=known(model.vocab_size),
         context_length=known(model.context_length),

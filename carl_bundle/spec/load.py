@@ -46,7 +46,7 @@ def load(
     """
     from carl_bundle.spec.legacy import translate
 
-    document = {} if path is None else _read(path)
+    document = {} if path is None else read_document(path)
     problems: list[Problem] = []
     given = [
         (name, value) for name, value in (flags or {}).items() if value is not None
@@ -67,8 +67,12 @@ def load(
     return Loaded(_validate(document, problems), tuple(dict.fromkeys(notes)))
 
 
-def _read(path: str | Path) -> Document:
-    """Return the mapping in a YAML file."""
+def read_document(path: str | Path) -> Document:
+    """Return the mapping in a YAML file; `-` is standard input.
+
+    Raises:
+        UsageError: It cannot be read, or is no mapping.
+    """
     source = str(path)
     if source == "-":
         source, raw = "<stdin>", sys.stdin.buffer.read(MAX_BYTES + 1)

@@ -49,6 +49,11 @@ class ModelFiles:
         taken = {n: raw for n, raw in other.content.items() if n in names}
         return replace(self, content={**kept, **taken})
 
+    def with_template(self, text: str) -> ModelFiles:
+        """Return these files with another chat template."""
+        own = {"chat_template.jinja": text.encode()}
+        return replace(self, content={**self.content, **own})
+
     def json(self, name: str) -> dict[str, Any] | None:
         """Return a file as a JSON object, or None where it does not exist.
 

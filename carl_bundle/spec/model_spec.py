@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carl_bundle.spec.architecture import Architecture, read_architecture
 from carl_bundle.spec.attention import ORDER, Attention, read_attention
-from carl_bundle.spec.config_reader import ConfigReader, known_types
+from carl_bundle.spec.config_reader import MAX_LAYERS, ConfigReader, known_types
 from carl_bundle.spec.model_files import ModelFiles
 from carl_bundle.spec.quantization import Quantization, read_quantization
 from carl_bundle.spec.thinking import TemplateError, Thinking, detect_thinking
@@ -54,7 +54,7 @@ class ModelSpec:
         context_length: Longest sequence, in tokens.
         vocab_size: Rows of the output head (padded rows included).
         tokenizer_length: Tokens that the tokenizer knows.
-        layers: Depth. hidden_size: Width. intermediate_size: Width of the MLP.
+        layers: Depth. hidden_size: Width. intermediate_size: That of the widest MLP.
         attention: What each layer caches.
         experts: None for a dense model.
         tied: Whether the output head is the embedding.
@@ -138,7 +138,7 @@ class ModelSpec:
             ),
             layers=_integer(text, "num_hidden_layers"),
             hidden_size=_integer(text, "hidden_size"),
-            intermediate_size=_integer(text, "intermediate_size"),
+            intermediate_size=_widest(text, "intermediate_size"),
             attention=read_attention(text),
             experts=_experts(text),
             tied=tie if tie is not None else Unknown("no field tells"),
@@ -194,6 +194,18 @@ def _integer(text: ConfigReader, name: str) -> int | Unknown:
     if value is None:
         return Unknown(f"neither config.json nor its class tells {name}")
     return value
+
+
+def _widest(text: ConfigReader, name: str) -> int | Unknown:
+    """Return a width; of a list with one for each layer, the largest."""
+    given = text.raw(name)
+    if not isinstance(given, list):
+        return _integer(text, name)
+    layers = [
+        replace(text, values={name: width}, entry={}) for width in given[:MAX_LAYERS]
+    ]
+    widths = [width for layer in layers if (width := layer.integer(name, 1))]
+    return max(widths) if widths else Unknown(f"{name} is an empty list")
 
 
 def _context_length(text: ConfigReader) -> int | Unknown:

@@ -17,11 +17,11 @@ from carl_bundle.spec.tables import table
 from carl_bundle.spec.text import check_text
 
 MAX_DEPTH = 8
-"""Deepest nesting of a `trainer` value."""
+"""Deepest nesting of a free value, such as those of `trainer`."""
 
 _RESUME = "remove it: the script checkpoints and resumes by itself (--resume)"
 _PUSH = "remove it and set push.enabled, push.repo and push.private"
-_EVAL = "remove it: set eval, or run the evaluation on its own"
+_EVAL = "remove it and set eval.every, eval.metric, eval.best"
 _COLUMNS = "remove it and set data.columns"
 _MACHINE = "remove it: the script decides on the machine that trains"
 
@@ -35,7 +35,8 @@ CONTROLLED = {
     "generation_batch_size": "set {phase}.steps_per_generation",
     "model_init_kwargs": "set model.dtype, model.attention and model.revision",
     "trust_remote_code": "set model.trust_remote_code",
-    "chat_template_path": "set model.tokenizer",
+    "chat_template_path": "set model.chat_template",
+    "chat_template_kwargs": "set model.thinking, or model.chat_template",
     "eos_token": "set model.tokenizer",
     "dataset_text_field": _COLUMNS,
     "remove_unused_columns": _COLUMNS,
@@ -65,6 +66,8 @@ CONTROLLED = {
     "eval_steps": _EVAL,
     "eval_on_start": _EVAL,
     "load_best_model_at_end": _EVAL,
+    "metric_for_best_model": _EVAL,
+    "greater_is_better": _EVAL,
     "auto_find_batch_size": "set {phase}.per_device_train_batch_size",
 }
 """TRL's name -> what to set instead, for everything CARL decides itself."""
@@ -124,7 +127,7 @@ def _check_value(where: str, value: Any, field: dict[str, Any]) -> Iterator[Prob
     if choices and isinstance(value, str) and value not in choices:
         yield Problem(where, "is none of TRL's choices", nearest(value, choices))
     try:
-        _check_plain(value, 0)
+        check_plain(value, 0)
     except ValueError as error:
         yield Problem(where, str(error), "correct the value")
 
@@ -133,7 +136,7 @@ def _type_name(value: Any) -> str:
     return "null" if value is None else type(value).__name__
 
 
-def _check_plain(value: Any, depth: int) -> None:
+def check_plain(value: Any, depth: int) -> None:
     """Raise ValueError unless a value is plain, finite, valid text, not too deep."""
     if depth > MAX_DEPTH:
         raise ValueError(f"is nested more than {MAX_DEPTH} levels deep")
@@ -144,12 +147,12 @@ def _check_plain(value: Any, depth: int) -> None:
             raise ValueError("is not a finite number")
     elif type(value) is list:
         for item in value:
-            _check_plain(item, depth + 1)
+            check_plain(item, depth + 1)
     elif type(value) is dict:
         for key, item in value.items():
             if type(key) is not str:
                 raise ValueError(f"has the key {key!r}, which is not a string")
             check_text(key)
-            _check_plain(item, depth + 1)
+            check_plain(item, depth + 1)
     elif value is not None and type(value) not in (bool, int):
         raise ValueError(f"holds a {type(value).__name__}, which no spec can hold")

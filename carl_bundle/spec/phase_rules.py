@@ -26,6 +26,7 @@ def phase_rules(spec: TrainSpec) -> Iterator[Problem]:
             yield from _window(name, phase)
             yield from _reference(name, phase, spec)
             yield from _room(name, phase)
+            yield from _prompts(name, phase)
             if spec.carl.enabled:
                 yield from _entropy_bonus(name, phase)
         elif name == "sft" and phase.trainer.get("loss_type") == "chunked_nll":
@@ -49,6 +50,15 @@ def _reference(name: str, phase: SampledSettings, spec: TrainSpec) -> Iterator[P
             f"{name}.beta",
             "the reference model is loaded from disk, and the built-in one is on none",
             "set method: pipeline or a lora block, or leave beta at 0",
+        )
+
+
+def _prompts(name: str, phase: SampledSettings) -> Iterator[Problem]:
+    if phase.too_long == "truncate":
+        yield Problem(
+            f"{name}.too_long",
+            "a question cut short is another question",
+            "set it to drop (left out and counted) or refuse",
         )
 
 
@@ -114,8 +124,8 @@ def _groups(name: str, phase: SampledSettings) -> Iterator[Problem]:
         f"{name}.per_device_train_batch_size, {name}.num_generations",
         f"a generation batch of {batch} x {steps} = {batch * steps} completions "
         f"cannot hold whole groups of {group}",
-        f"set {name}.per_device_train_batch_size to {better}, or {name}.num_generations "
-        f"to a divisor of {batch * steps}",
+        f"set {name}.per_device_train_batch_size to {better}, or "
+        f"{name}.num_generations to a divisor of {batch * steps}",
     )
 
 

@@ -60,6 +60,7 @@ class PhaseSettings(Block):
     weight_decay: NonNegativeFloat | None = None
     max_grad_norm: NonNegativeFloat | None = None
     max_length: Positive | None = None
+    too_long: Literal["truncate", "drop", "refuse"] | None = None
     logging_steps: Positive | None = None
     save_steps: Positive | None = None
     save_total_limit: Positive | None = None

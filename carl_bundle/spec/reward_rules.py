@@ -5,26 +5,56 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from carl_bundle.errors import Problem
 from carl_bundle.spec.blocks import Reward
+from carl_bundle.spec.passthrough import check_plain
 from carl_bundle.spec.train_spec import TrainSpec
 
 _FUNCTION = re.compile(r"(?P<path>[^:]+\.py):(?P<name>[A-Za-z_]\w*)")
 
 OPTIONS: dict[str, frozenset[str]] = {
     "exact_answer": frozenset({"extract"}),
+    "math_answer": frozenset(),
     "pattern": frozenset({"pattern", "full"}),
     "length": frozenset({"target", "tolerance"}),
+    "tool_call_format": frozenset({"tools"}),
+    "tool_selection": frozenset({"tools"}),
+    "tool_chain": frozenset(),
+    "structure": frozenset(),
+    "conciseness": frozenset({"pattern"}),
+    "click_inside": frozenset({"width", "height", "scale"}),
+    "click_distance": frozenset({"width", "height", "scale"}),
+    "coordinate_format": frozenset(),
     "function": frozenset(),
 }
 """Which fields belong to which reward, beside name, function and weight."""
+
+_COLUMN = {
+    "exact_answer": "answer",
+    "math_answer": "answer",
+    "tool_selection": "expected_tools",
+    "tool_chain": "expected_tools",
+    "click_inside": "bbox",
+    "click_distance": "bbox",
+}
 
 NO_REWARD = (
     "name a built-in scorer (rewards: [{name: exact_answer}]), "
     "or a function of yours (rewards: [{function: 'rewards.py:score'}]), "
     "or train without rewards (method: sft)"
 )
+
+
+def needed_columns(reward: Reward) -> tuple[str, ...]:
+    """The columns without which a reward of tools or of clicks has no score."""
+    if reward.name == "tool_call_format":
+        return () if reward.tools else ("tools",)
+    needed = [_COLUMN[reward.name]] if reward.name in _COLUMN else []
+    if reward.scale:
+        needed += [one for one in ("width", "height") if getattr(reward, one) is None]
+    return tuple(needed)
 
 
 def reward_rules(spec: TrainSpec) -> Iterator[Problem]:
@@ -35,10 +65,18 @@ def reward_rules(spec: TrainSpec) -> Iterator[Problem]:
             f"{spec.method} needs at least one task reward, and this data brings none",
             NO_REWARD,
         )
+    builtin = spec.sampled and (spec.sampled.data or spec.data).is_builtin
     seen: set[str] = set()
     for index, reward in enumerate(spec.rewards):
         where = f"rewards.{index}"
         yield from _one_reward(where, reward)
+        absent = [name for name in needed_columns(reward) if name != "answer"]
+        if builtin and absent:
+            yield Problem(
+                where,
+                f"needs {' and '.join(absent)}, which the built-in task has not",
+                "name rows with such a column (data: rows.jsonl)",
+            )
         label = reward.name or reward.function or ""
         if label in seen:
             yield Problem(where, f"{label} stands there twice", "keep one of them")
@@ -52,7 +90,8 @@ def _one_reward(where: str, reward: Reward) -> Iterator[Problem]:
         yield Problem(
             where,
             "needs exactly one of `name` and `function`",
-            "name exact_answer, pattern or length, or give `function: file.py:name`",
+            "name a built-in scorer (name: exact_answer), or give `function: "
+            "file.py:name`",
         )
         return
     kind = reward.name or "function"
@@ -69,11 +108,11 @@ def _one_reward(where: str, reward: Reward) -> Iterator[Problem]:
         yield from _function(f"{where}.function", reward.function)
     if reward.extract is not None:
         yield from _pattern(f"{where}.extract", reward.extract, groups=1)
-    if kind == "pattern":
-        if reward.pattern is None:
-            yield Problem(f"{where}.pattern", "is missing", "give a regular expression")
-        else:
-            yield from _pattern(f"{where}.pattern", reward.pattern, groups=None)
+    if reward.pattern is not None:
+        yield from _pattern(f"{where}.pattern", reward.pattern, groups=None)
+    elif kind == "pattern":
+        yield Problem(f"{where}.pattern", "is missing", "give a regular expression")
+    yield from _tools(f"{where}.tools", reward.tools or ())
     if kind == "length" and reward.target is None:
         yield Problem(f"{where}.target", "is missing", "give a length in tokens")
 
@@ -84,6 +123,23 @@ def _function(where: str, text: str) -> Iterator[Problem]:
         yield Problem(
             where, f"{text!r} names no function", "write it as path.py:function"
         )
+
+
+def _tools(where: str, tools: tuple[dict[str, Any], ...]) -> Iterator[Problem]:
+    for index, tool in enumerate(tools):
+        inner = tool.get("function", tool)
+        named = isinstance(inner, dict) and isinstance(inner.get("name"), str)
+        schema = inner.get("parameters", {}) if named else {}
+        if not named or not isinstance(schema, dict):
+            yield Problem(
+                f"{where}.{index}",
+                "is no tool as chat templates take it",
+                "write {name: read, parameters: {type: object, properties: {...}}}",
+            )
+        try:
+            check_plain(tool, 0)
+        except ValueError as error:
+            yield Problem(f"{where}.{index}", str(error), "correct the value")
 
 
 def _pattern(where: str, text: str, groups: int | None) -> Iterator[Problem]:

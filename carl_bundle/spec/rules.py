@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from carl_bundle.errors import Problem, SpecError
 from carl_bundle.spec.blocks import DataSettings
 from carl_bundle.spec.phases import COLUMNS, KINDS
+from carl_bundle.spec.thinking import template_fault
 from carl_bundle.spec.train_spec import TrainSpec
 
+_HELD = {"prompt", "completion", "chosen", "rejected", "label"}
 _SHA = re.compile(r"[0-9a-f]{40}")
 _REPO = re.compile(r"([\w][\w.-]{0,95}/)?[\w][\w.-]{0,95}")
 _TOKEN = re.compile(r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9-]{20,})")
@@ -44,6 +46,7 @@ def broken_rules(spec: TrainSpec) -> list[Problem]:
     problems += phase_rules(run)
     if run.sampled:
         problems += carl_rules(run)
+    problems += _validation(run)
     if run.method == "pipeline":
         problems += _eval(run)
     return problems
@@ -58,13 +61,28 @@ def _model(spec: TrainSpec) -> Iterator[Problem]:
             "give owner/name of the hub, or a local directory",
         )
     if model.is_builtin:
-        for field in ("revision", "tokenizer", "attention", "frozen"):
+        own = ("revision", "tokenizer", "attention", "quantize", "chat_template")
+        for field in (*own, "frozen"):
             if getattr(model, field) is not None:
                 yield Problem(
                     f"model.{field}",
                     "the built-in model has none",
                     f"remove it, or name another model ({field} belongs to that)",
                 )
+    fault = model.chat_template and template_fault(model.chat_template)
+    if fault:
+        yield Problem(
+            "model.chat_template",
+            f"is no Jinja that transformers reads: {fault}",
+            "give the text of a template, not its file (in YAML: chat_template: |)",
+        )
+    fixed = model.is_builtin or (model.frozen and not model.frozen.thinking_switch)
+    if model.thinking != "auto" and fixed:
+        yield Problem(
+            "model.thinking",
+            "the chat template has no variable that turns thinking on and off",
+            "remove it, or give a model.chat_template with such a variable",
+        )
     pinned = model.revision if model.frozen is None else model.frozen.commit
     if model.trust_remote_code and not _SHA.fullmatch(pinned or ""):
         yield Problem(
@@ -100,7 +118,7 @@ def _data_block(where: str, data: DataSettings) -> Iterator[Problem]:
             f"{where}.columns", "the built-in task has its own columns", "remove it"
         )
     if "messages" in data.columns and len(data.columns) > 1:
-        others = sorted(set(data.columns) - {"messages", "answer"})
+        others = sorted(set(data.columns) & _HELD)
         if others:
             yield Problem(
                 f"{where}.columns",
@@ -124,6 +142,13 @@ def _columns(spec: TrainSpec) -> Iterator[Problem]:
 def _lora(spec: TrainSpec) -> Iterator[Problem]:
     lora = spec.lora
     quantization = spec.model.frozen and spec.model.frozen.quantization
+    if quantization and spec.model.quantize:
+        yield Problem(
+            "model.quantize",
+            f"the weights are quantised already ({quantization})",
+            "remove it, or name the unquantised checkpoint",
+        )
+    quantization = quantization or spec.model.quantize
     if not lora:
         if quantization:
             yield Problem(
@@ -218,6 +243,49 @@ def _not_read(spec: TrainSpec) -> Iterator[Problem]:
             "mxfp4 weights train only after they are dequantised, which no recipe does",
             "name a bfloat16 checkpoint of the model",
         )
+
+
+def _validation(spec: TrainSpec) -> Iterator[Problem]:
+    """An evaluation in the course of training, which may choose a checkpoint."""
+    settings = spec.eval
+    for field in ("metric", "best", "patience"):
+        if settings.every is None and getattr(settings, field) is not None:
+            yield Problem(
+                f"eval.{field}",
+                "belongs to an evaluation in the course of training",
+                "set eval.every to a number of steps, or remove it",
+            )
+    if settings.every is None:
+        return
+    if spec.method == "pipeline":
+        yield Problem(
+            "eval.every",
+            "items that chose a checkpoint cannot judge it at the end of the pipeline",
+            "remove it, or train the phases as runs of their own (method: sft, grpo)",
+        )
+    phases = [phase.data for phase in spec.phases.values()]
+    kinds = {data.source for data in (settings.data, *phases) if data}
+    if len(kinds) > 1:
+        yield Problem(
+            "eval.data",
+            f"and the rows to train on come from {' and '.join(sorted(kinds))}",
+            "take both from files, or both from the hub",
+        )
+    if settings.patience is not None and not settings.best:
+        yield Problem(
+            "eval.patience",
+            "stopping early needs the best checkpoint to go back to",
+            "set eval.best to true, or remove eval.patience",
+        )
+    for name, phase in spec.phases.items():
+        if settings.best and (phase.save_steps or 0) % settings.every:
+            below = (phase.save_steps or 0) // settings.every * settings.every
+            yield Problem(
+                f"{name}.save_steps, eval.every",
+                f"a checkpoint every {phase.save_steps} steps is not always one that "
+                f"was evaluated (every {settings.every})",
+                f"set {name}.save_steps to {below or settings.every}",
+            )
 
 
 def _eval(spec: TrainSpec) -> Iterator[Problem]:

@@ -25,10 +25,23 @@ class Thinking:
         mode: `none`; `switchable` by the template variable `switch`; `always`: the
             prompt for an answer already opens a thinking block.
         switch: Name of the variable, such as `enable_thinking`.
+        boolean: Whether it is true or false, and not an effort.
     """
 
     mode: Mode
     switch: str | None = None
+    boolean: bool = False
+
+
+def template_fault(template: str) -> str | None:
+    """Return why a chat template is no Jinja that transformers could read, or None."""
+    import jinja2
+
+    try:
+        _environment().parse(template)
+    except (jinja2.TemplateError, RecursionError) as error:
+        return str(TemplateError(error))
+    return None
 
 
 class TemplateError(Exception):
@@ -65,7 +78,8 @@ def detect_thinking(template: str, tokens: dict[str, str]) -> Thinking:
         for name in names:
             for on, off in _STATES:
                 if _differs(compiled, tokens, name, on, off):
-                    return Thinking("switchable", name)
+                    printed = "True" in _render(compiled, tokens, {name: on})
+                    return Thinking("switchable", name, on is True and not printed)
     except (jinja2.TemplateError, ArithmeticError, LookupError) as error:
         raise TemplateError(error) from error
     except (TypeError, ValueError, AttributeError, RecursionError) as error:

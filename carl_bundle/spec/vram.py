@@ -94,9 +94,9 @@ class VRAMBudget:
         # PEFT keeps adapters in float32 whatever the weights are.
         trained_width = 4 if spec.lora else width
         moments = _times(2 * trained_width, trained)
-        weights, gradients = _times(width, total), _times(trained_width, trained)
+        weights, gradients = _weights(spec, total), _times(trained_width, trained)
         rows = [
-            Row("weights", weights, "parameters x bytes each"),
+            Row("weights", weights, _WEIGHTS[spec.model.quantize]),
             Row("gradients", gradients, "trained parameters x bytes each"),
             Row("optimizer", moments, "trained parameters x 2 x bytes each (AdamW)"),
             Row("activations", *_activations(settings, model, phase), "training"),
@@ -150,6 +150,19 @@ def parameters(model: ModelSpec) -> Amount:
     if width is None:
         return Unknown(f"weights of type {model.weight_dtype} have no fixed width")
     return model.weight_bytes // width
+
+
+_WEIGHTS = {
+    None: "parameters x bytes each",
+    "8bit": "parameters x 1 (embeddings and head take more)",
+    "4bit": "parameters x 1/2 (embeddings and head take more)",
+}
+
+
+def _weights(spec: TrainSpec, total: Amount) -> Amount:
+    halves = {"8bit": 2, "4bit": 1}.get(spec.model.quantize or "", 2 * _width(spec))
+    halved = _times(halves, total)
+    return halved if isinstance(halved, Unknown) else halved // 2
 
 
 def _width(spec: TrainSpec) -> int:

@@ -90,7 +90,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-# ---- configuration sha256:a95a7f3f61dd -----------------------------------------------
+# ---- configuration sha256:8f1f3fa415c9 -----------------------------------------------
 CONFIG = {
     "name": "carl",
     "run_dir": "runs/carl",
@@ -103,6 +103,7 @@ CONFIG = {
     },
     "model": {
         "id": "builtin",
+        "class": "AutoModelForCausalLM",
         "adapter": False,
         "options": {
             "revision": None,
@@ -130,6 +131,11 @@ CONFIG = {
         },
         "bf16": False,
         "result": "checkpoints/sft/model",
+        "rows": {
+            "part": "sft",
+            "seed": 42,
+            "count": 25600,
+        },
         "trainer": {
             "max_steps": 400,
             "learning_rate": 0.002,
@@ -149,7 +155,6 @@ CONFIG = {
             "disable_tqdm": True,
             "seed": 42,
         },
-        "rows": 25600,
         "gate": {
             "threshold": 0.99,
             "window": 5,
@@ -166,6 +171,7 @@ CONFIG = {
             "split": "train",
             "columns": {
                 "prompt": "prompt",
+                "answer": "answer",
             },
             "limit": None,
             "system_prompt": None,
@@ -176,6 +182,11 @@ CONFIG = {
         },
         "bf16": False,
         "result": "model",
+        "rows": {
+            "part": "grpo",
+            "seed": 42,
+            "count": 1280,
+        },
         "trainer": {
             "max_steps": 80,
             "learning_rate": 0.0002,
@@ -210,7 +221,6 @@ CONFIG = {
                 0.5,
             ],
         },
-        "rows": 1280,
         "samples_every": 10,
         "rewards": [
             {
@@ -242,6 +252,7 @@ CONFIG = {
             "split": "train",
             "columns": {
                 "prompt": "prompt",
+                "answer": "answer",
             },
             "limit": 1000,
             "system_prompt": None,
@@ -258,7 +269,11 @@ CONFIG = {
         "weights": [
             1.0,
         ],
-        "rows": 1000,
+        "rows": {
+            "part": "eval",
+            "seed": 42,
+            "count": 1000,
+        },
     },
     "self_test": {
         "vocab_size": 5,
@@ -1026,15 +1041,16 @@ def sft_rows(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
     return rows.select_columns(needed)
 
 
-# ---- carl_runtime_min/models.py sha256:7aa075d4ab8f ----------------------------------
+# ---- carl_runtime_min/models.py sha256:468033f325a2 ----------------------------------
 def load_model(source: dict[str, Any]) -> Any:
     """The model at its pinned revision; `auto` is bfloat16 for adapters on CUDA."""
-    from transformers import AutoModelForCausalLM
+    import transformers
 
     options, half = source["options"], source["adapter"] and torch.cuda.is_available()
     if options["dtype"] == "auto":
         options = {**options, "dtype": "bfloat16" if half else "float32"}
-    return AutoModelForCausalLM.from_pretrained(source["id"], **options)
+    kind = getattr(transformers, source["class"])  # another would lose weights
+    return kind.from_pretrained(source["id"], **options)
 
 
 # ---- carl_runtime_min/supervisor.py sha256:f1649f8dc1cf ------------------------------
@@ -1104,8 +1120,11 @@ def asked_to_stop(path: Path) -> bool:
     return (path / "stop").exists()
 
 
-# ---- carl_runtime_min/fit.py sha256:e94f11077d7d -------------------------------------
-SHOWN = "loss mean_token_accuracy rewards/accuracies reward phi carl/weight"
+# ---- carl_runtime_min/fit.py sha256:d61943d88a8e -------------------------------------
+SHOWN = (
+    "loss mean_token_accuracy rewards/accuracies reward phi phi/chosen phi/rejected "
+    "carl/weight eval_loss eval_reward"
+)
 
 
 def head_width(model: Any) -> int:
@@ -1150,9 +1169,10 @@ class Recorder(Observer):
         logs, step = kwargs["logs"], state.global_step
         if "train_runtime" in logs:  # the trainer's farewell, not a step
             return
-        if logs.get("entropy") is not None:  # Φ is linear in H: the mean carries over
-            entropy = torch.tensor(logs["entropy"])
-            logs["phi"] = order_parameter(entropy, self.width).item()
+        for name in ("entropy", "eval_entropy"):  # Φ is linear in H: means carry over
+            if logs.get(name) is not None:
+                phi = order_parameter(torch.tensor(logs[name]), self.width)
+                logs[name.replace("entropy", "phi")] = phi.item()
         self.run.append("metrics", {"step": step, **logs})
         keys = [key for key in SHOWN.split() if logs.get(key) is not None]
         facts = [f"{key} {logs[key]:.3f}" for key in keys]
@@ -1160,11 +1180,20 @@ class Recorder(Observer):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.finished = control.should_training_stop  # by the last step or the gate
+        self.keep(state)
         asked = torch.tensor(float(asked_to_stop(self.run.path)), device=args.device)
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(asked)  # all ranks stop after the same step
         if asked.item():
             control.should_save = control.should_training_stop = True
+            control.should_evaluate = False
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.finished = control.should_training_stop  # the patience is used up
+        self.keep(state)
+
+    def keep(self, state: Any) -> None:
+        """Put into the next checkpoint what a resume needs."""
         kept = {name: vars(part) for name, part in self.parts.items()}
         state.stateful_callbacks["carl"] = {"finished": self.finished, "parts": kept}
 
@@ -1195,7 +1224,7 @@ def fit(
         for name, part in parts.items():
             vars(part).update(saved["parts"][name])
     if saved.get("finished"):  # a crash kept the result from being saved
-        trainer._load_from_checkpoint(str(start))
+        trainer._load_from_checkpoint(state["best_model_checkpoint"] or str(start))
     else:
         trainer.train(resume_from_checkpoint=str(start) if start else None)
         if not trainer.state.global_step:
@@ -1203,12 +1232,16 @@ def fit(
             raise UsageError("the rows do not fill one batch", remedy=remedy)
         if not recorder.finished:
             return False
+        state = vars(trainer.state)
     draft, result = run.checkpoints / "checkpoint-result", run.path / settings["result"]
     trainer.save_model(str(draft))
     if run.first:
         shutil.rmtree(result, ignore_errors=True)
         draft.replace(result)
         run.summarise(weights_sha256=weights_sha256(result))
+        if state["best_metric"] is not None:
+            facts = {name: state[name] for name in ("best_metric", "best_global_step")}
+            run.summarise(**facts)
     return True
 
 
@@ -1245,7 +1278,7 @@ def check_hooks(trainer_class: type, hooks: dict[str, str]) -> None:
             raise CarlError(f"TRL's {name} takes ({found})", remedy=remedy, exit_code=4)
 
 
-# ---- carl_runtime_min/grpo.py sha256:dd9d0cc49edc ------------------------------------
+# ---- carl_runtime_min/grpo.py sha256:640612b7e5b6 ------------------------------------
 SAMPLES = 4  # completions recorded at a time
 HOOKS = {
     "_generate": "prompts",
@@ -1345,7 +1378,7 @@ class SampledPolicy:
         step = self.state.global_step
         batch = super()._generate_and_score_completions(inputs)
         first = self.accelerator.process_index * len(inputs)
-        due = step % self.samples_every == 0
+        due = self.model.training and step % self.samples_every == 0
         for i, field in enumerate(self.score(SAMPLES) if due else ()):
             phi = order_parameter(field["token_entropies"], head_width(self.model))
             rewards = self.rewards[first + i].tolist()
@@ -1374,6 +1407,8 @@ class CoherentPolicy(SampledPolicy):
     scale_rewards = "none"
 
     def _calculate_rewards(self, inputs: Any, *batch: Any) -> Tensor:
+        if not self.model.training:  # an evaluation is by the task alone
+            return super()._calculate_rewards(inputs, *batch)
         cascade, step = self.cascade, self.state.global_step
         cascade.begin(step)
         if cascade.stage == "B":
@@ -1412,6 +1447,8 @@ class CoherentPolicy(SampledPolicy):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
         batch = super()._generate_and_score_completions(inputs)
+        if not self.model.training:
+            return batch
         cascade, compared = self.cascade, self.compared
         apart = self.multi_objective_aggregation == "normalize_then_sum"
         if cascade.stage == "B" and (apart or self.scale_rewards == "group"):
@@ -1740,16 +1777,15 @@ def guarded(action: Callable[[], int], path: Path) -> int:
         return getattr(error, "exit_code", 4 if expected else 70)
 
 
-# ---- wiring sha256:19b175600e67 ------------------------------------------------------
+# ---- wiring sha256:609306b0a222 ------------------------------------------------------
 def trained_model(tokenizer: Any, result: Path) -> Any:
     """The model as an earlier phase saved it."""
     source, options = CONFIG["model"], {**CONFIG["model"]["options"], "revision": None}
     return load_model({**source, "id": str(result), "options": options})
 
 
-def sft_data(tokenizer: Any) -> Any:
-    settings = CONFIG["sft"]
-    rows = builtin_rows("sft", CONFIG["seed"], settings["rows"])
+def sft_data(tokenizer: Any, settings: dict[str, Any]) -> Any:
+    rows = builtin_rows(**settings["rows"])
     return sft_rows(rows, settings["data"], tokenizer)
 
 
@@ -1758,7 +1794,7 @@ def sft(run: Run) -> int:
     from trl import SFTConfig, SFTTrainer
 
     settings, tokenizer = CONFIG["sft"], builtin_tokenizer()
-    rows = sft_data(tokenizer)
+    rows = sft_data(tokenizer, settings)
     torch.manual_seed(CONFIG["seed"])
     model = builtin_model(tokenizer, CONFIG["seed"])
     trainer = SFTTrainer(
@@ -1769,7 +1805,8 @@ def sft(run: Run) -> int:
     )
     gate = PhaseTransitionGate(**settings["gate"])
     watches = [GateWatch(trainer, gate, settings["metric"], settings["stop"])]
-    if not fit(trainer, run, settings, {"gate": gate}, watches):
+    parts = {"gate": gate}
+    if not fit(trainer, run, settings, parts, watches):
         return 85
     run.summarise(gate_step=gate.step, gate_peak_entropy=gate.peak_entropy)
     if not gate.fired:
@@ -1778,9 +1815,8 @@ def sft(run: Run) -> int:
     return 0
 
 
-def grpo_data(tokenizer: Any) -> Any:
-    settings = CONFIG["grpo"]
-    rows = builtin_rows("grpo", CONFIG["seed"], settings["rows"])
+def grpo_data(tokenizer: Any, settings: dict[str, Any]) -> Any:
+    rows = builtin_rows(**settings["rows"])
     return prepared(rows, settings["data"], tokenizer)
 
 
@@ -1800,7 +1836,7 @@ def grpo(run: Run) -> int:
 
     check_hooks(GRPOTrainer, HOOKS)
     settings, tokenizer = CONFIG["grpo"], builtin_tokenizer()
-    rows = grpo_data(tokenizer)
+    rows = grpo_data(tokenizer, settings)
     model = trained_model(tokenizer, run.path / CONFIG["sft"]["result"])
     rewards = task_rewards(settings["rewards"])
     rewards.append(CoherenceReward(head_width(model), settings["carl"]["weights"]))
@@ -1814,7 +1850,8 @@ def grpo(run: Run) -> int:
     trainer.record_in(run, settings["samples_every"])
     trainer.cascade = cascade = Cascade(**settings["cascade"])
     trainer.tie_weight = settings["carl"]["tie_weight"]
-    if not fit(trainer, run, settings, {"cascade": cascade}):
+    parts = {"cascade": cascade}
+    if not fit(trainer, run, settings, parts):
         return 85
     run.summarise(cascade_step=cascade.opened_at, stage=cascade.stage)
     if cascade.stage == "A":
@@ -1825,7 +1862,7 @@ def grpo(run: Run) -> int:
 def evaluate(run: Run) -> int:
     """Answer held-out items before and after GRPO; the scores decide the verdict."""
     settings, tokenizer = CONFIG["eval"], builtin_tokenizer()
-    rows = builtin_rows("eval", CONFIG["seed"], settings["rows"])
+    rows = builtin_rows(**settings["rows"])
     rows = prepared(rows, settings["data"], tokenizer)
     rewards, scores, phi = task_rewards(CONFIG["grpo"]["rewards"]), [], []
     for phase in ("sft", "grpo"):
@@ -1846,8 +1883,8 @@ def dry_run() -> int:
     print(json.dumps(plan, indent=2, ensure_ascii=False))
     tokenizer = builtin_tokenizer()
     answers_only = CONFIG["sft"]["trainer"].get("assistant_only_loss", False)
-    show_row(tokenizer, sft_data(tokenizer)[0], answers_only)
-    show_row(tokenizer, grpo_data(tokenizer)[0])
+    show_row(tokenizer, sft_data(tokenizer, CONFIG["sft"])[0], answers_only)
+    show_row(tokenizer, grpo_data(tokenizer, CONFIG["grpo"])[0])
     return 0
 
 

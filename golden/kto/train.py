@@ -82,7 +82,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# ---- configuration sha256:1f7e18565d5b -----------------------------------------------
+# ---- configuration sha256:bd6425fbc53d -----------------------------------------------
 CONFIG = {
     "name": "kto",
     "run_dir": "runs/kto",
@@ -95,6 +95,7 @@ CONFIG = {
     },
     "model": {
         "id": "builtin",
+        "class": "AutoModelForCausalLM",
         "adapter": False,
         "options": {
             "revision": None,
@@ -126,6 +127,11 @@ CONFIG = {
         },
         "bf16": False,
         "result": "model",
+        "rows": {
+            "part": "sft",
+            "seed": 42,
+            "count": 96,
+        },
         "trainer": {
             "max_steps": 6,
             "learning_rate": 0.001,
@@ -147,7 +153,6 @@ CONFIG = {
             "disable_tqdm": True,
             "seed": 42,
         },
-        "rows": 96,
     },
     "self_test": {
         "vocab_size": 5,
@@ -327,7 +332,7 @@ def order_parameter(entropy: Tensor, vocab_size: int) -> Tensor:
     return phi.clamp(0, 1).where(entropy.isfinite(), math.nan)
 
 
-# ---- carl_runtime_min/builtin.py sha256:42a635acc321 ---------------------------------
+# ---- carl_runtime_min/builtin.py sha256:29f595b648ac ---------------------------------
 DIGITS = "0123456789"
 SPECIAL = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 CHAT_TEMPLATE = (
@@ -401,12 +406,12 @@ def builtin_rows(part: str, seed: int, count: int) -> Any:
     return Dataset.from_list(rows)
 
 
-def builtin_pairs(seed: int, count: int) -> Any:
+def builtin_pairs(part: str, seed: int, count: int) -> Any:
     """`count` rows of {prompt, chosen, rejected}, which has one digit wrong."""
     from datasets import Dataset
 
-    draw, rows = random.Random(f"pairs {seed}"), []
-    for row in builtin_rows("sft", seed, count):
+    draw, rows = random.Random(f"pairs {part} {seed}"), []
+    for row in builtin_rows(part, seed, count):
         answer, place = row["answer"], draw.randrange(6)
         digit = (int(answer[place]) + draw.randrange(1, 10)) % 10
         wrong = f"{answer[:place]}{digit}{answer[place + 1 :]}"
@@ -414,12 +419,12 @@ def builtin_pairs(seed: int, count: int) -> Any:
     return Dataset.from_list(rows)
 
 
-def builtin_judged(seed: int, count: int) -> Any:
+def builtin_judged(part: str, seed: int, count: int) -> Any:
     """`count` rows of {prompt, completion, label}: right and wrong answers in turn."""
     from datasets import Dataset
 
     kinds, rows = ("chosen", "rejected"), []
-    for i, row in enumerate(builtin_pairs(seed, count)):
+    for i, row in enumerate(builtin_pairs(part, seed, count)):
         answer, good = row[kinds[i % 2]], i % 2 == 0
         rows.append({"prompt": row["prompt"], "completion": answer, "label": good})
     return Dataset.from_list(rows)
@@ -577,8 +582,11 @@ def asked_to_stop(path: Path) -> bool:
     return (path / "stop").exists()
 
 
-# ---- carl_runtime_min/fit.py sha256:e94f11077d7d -------------------------------------
-SHOWN = "loss mean_token_accuracy rewards/accuracies reward phi carl/weight"
+# ---- carl_runtime_min/fit.py sha256:d61943d88a8e -------------------------------------
+SHOWN = (
+    "loss mean_token_accuracy rewards/accuracies reward phi phi/chosen phi/rejected "
+    "carl/weight eval_loss eval_reward"
+)
 
 
 def head_width(model: Any) -> int:
@@ -623,9 +631,10 @@ class Recorder(Observer):
         logs, step = kwargs["logs"], state.global_step
         if "train_runtime" in logs:  # the trainer's farewell, not a step
             return
-        if logs.get("entropy") is not None:  # Φ is linear in H: the mean carries over
-            entropy = torch.tensor(logs["entropy"])
-            logs["phi"] = order_parameter(entropy, self.width).item()
+        for name in ("entropy", "eval_entropy"):  # Φ is linear in H: means carry over
+            if logs.get(name) is not None:
+                phi = order_parameter(torch.tensor(logs[name]), self.width)
+                logs[name.replace("entropy", "phi")] = phi.item()
         self.run.append("metrics", {"step": step, **logs})
         keys = [key for key in SHOWN.split() if logs.get(key) is not None]
         facts = [f"{key} {logs[key]:.3f}" for key in keys]
@@ -633,11 +642,20 @@ class Recorder(Observer):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.finished = control.should_training_stop  # by the last step or the gate
+        self.keep(state)
         asked = torch.tensor(float(asked_to_stop(self.run.path)), device=args.device)
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(asked)  # all ranks stop after the same step
         if asked.item():
             control.should_save = control.should_training_stop = True
+            control.should_evaluate = False
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.finished = control.should_training_stop  # the patience is used up
+        self.keep(state)
+
+    def keep(self, state: Any) -> None:
+        """Put into the next checkpoint what a resume needs."""
         kept = {name: vars(part) for name, part in self.parts.items()}
         state.stateful_callbacks["carl"] = {"finished": self.finished, "parts": kept}
 
@@ -668,7 +686,7 @@ def fit(
         for name, part in parts.items():
             vars(part).update(saved["parts"][name])
     if saved.get("finished"):  # a crash kept the result from being saved
-        trainer._load_from_checkpoint(str(start))
+        trainer._load_from_checkpoint(state["best_model_checkpoint"] or str(start))
     else:
         trainer.train(resume_from_checkpoint=str(start) if start else None)
         if not trainer.state.global_step:
@@ -676,12 +694,16 @@ def fit(
             raise UsageError("the rows do not fill one batch", remedy=remedy)
         if not recorder.finished:
             return False
+        state = vars(trainer.state)
     draft, result = run.checkpoints / "checkpoint-result", run.path / settings["result"]
     trainer.save_model(str(draft))
     if run.first:
         shutil.rmtree(result, ignore_errors=True)
         draft.replace(result)
         run.summarise(weights_sha256=weights_sha256(result))
+        if state["best_metric"] is not None:
+            facts = {name: state[name] for name in ("best_metric", "best_global_step")}
+            run.summarise(**facts)
     return True
 
 
@@ -910,10 +932,9 @@ def guarded(action: Callable[[], int], path: Path) -> int:
         return getattr(error, "exit_code", 4 if expected else 70)
 
 
-# ---- wiring sha256:3e3ec30f569c ------------------------------------------------------
-def kto_data(tokenizer: Any) -> Any:
-    settings = CONFIG["kto"]
-    rows = builtin_judged(CONFIG["seed"], settings["rows"])
+# ---- wiring sha256:535e9fb7f093 ------------------------------------------------------
+def kto_data(tokenizer: Any, settings: dict[str, Any]) -> Any:
+    rows = builtin_judged(**settings["rows"])
     return preference_rows(rows, settings["data"], tokenizer)
 
 
@@ -925,7 +946,7 @@ def kto(run: Run) -> int:
 
     check_hooks(KTOTrainer, LOSS_HOOKS)
     settings, tokenizer = CONFIG["kto"], builtin_tokenizer()
-    rows = kto_data(tokenizer)
+    rows = kto_data(tokenizer, settings)
     torch.manual_seed(CONFIG["seed"])
     model = builtin_model(tokenizer, CONFIG["seed"])
     trainer = Trainer(
@@ -935,7 +956,8 @@ def kto(run: Run) -> int:
         train_dataset=rows,
         processing_class=tokenizer,
     )
-    return 0 if fit(trainer, run, settings, {}) else 85
+    parts = {}
+    return 0 if fit(trainer, run, settings, parts) else 85
 
 
 def dry_run() -> int:
@@ -943,7 +965,7 @@ def dry_run() -> int:
     plan = {name: CONFIG[name] for name in CONFIG if name not in ("self_test", "spec")}
     print(json.dumps(plan, indent=2, ensure_ascii=False))
     tokenizer = builtin_tokenizer()
-    show_row(tokenizer, kto_data(tokenizer)[0])
+    show_row(tokenizer, kto_data(tokenizer, CONFIG["kto"])[0])
     return 0
 
 

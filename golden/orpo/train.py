@@ -83,7 +83,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# ---- configuration sha256:721ec9881030 -----------------------------------------------
+# ---- configuration sha256:f03f225efccd -----------------------------------------------
 CONFIG = {
     "name": "orpo",
     "run_dir": "runs/orpo",
@@ -97,6 +97,7 @@ CONFIG = {
     },
     "model": {
         "id": "builtin",
+        "class": "AutoModelForCausalLM",
         "adapter": False,
         "options": {
             "revision": None,
@@ -128,6 +129,11 @@ CONFIG = {
         },
         "bf16": False,
         "result": "model",
+        "rows": {
+            "part": "sft",
+            "seed": 42,
+            "count": 96,
+        },
         "trainer": {
             "max_steps": 6,
             "learning_rate": 0.001,
@@ -148,7 +154,6 @@ CONFIG = {
             "disable_tqdm": True,
             "seed": 42,
         },
-        "rows": 96,
     },
     "self_test": {
         "vocab_size": 5,
@@ -361,7 +366,7 @@ def order_parameter(entropy: Tensor, vocab_size: int) -> Tensor:
     return phi.clamp(0, 1).where(entropy.isfinite(), math.nan)
 
 
-# ---- carl_runtime_min/builtin.py sha256:528513c8c7d3 ---------------------------------
+# ---- carl_runtime_min/builtin.py sha256:882fa20cf646 ---------------------------------
 DIGITS = "0123456789"
 SPECIAL = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 CHAT_TEMPLATE = (
@@ -435,12 +440,12 @@ def builtin_rows(part: str, seed: int, count: int) -> Any:
     return Dataset.from_list(rows)
 
 
-def builtin_pairs(seed: int, count: int) -> Any:
+def builtin_pairs(part: str, seed: int, count: int) -> Any:
     """`count` rows of {prompt, chosen, rejected}, which has one digit wrong."""
     from datasets import Dataset
 
-    draw, rows = random.Random(f"pairs {seed}"), []
-    for row in builtin_rows("sft", seed, count):
+    draw, rows = random.Random(f"pairs {part} {seed}"), []
+    for row in builtin_rows(part, seed, count):
         answer, place = row["answer"], draw.randrange(6)
         digit = (int(answer[place]) + draw.randrange(1, 10)) % 10
         wrong = f"{answer[:place]}{digit}{answer[place + 1 :]}"
@@ -600,8 +605,11 @@ def asked_to_stop(path: Path) -> bool:
     return (path / "stop").exists()
 
 
-# ---- carl_runtime_min/fit.py sha256:e94f11077d7d -------------------------------------
-SHOWN = "loss mean_token_accuracy rewards/accuracies reward phi carl/weight"
+# ---- carl_runtime_min/fit.py sha256:d61943d88a8e -------------------------------------
+SHOWN = (
+    "loss mean_token_accuracy rewards/accuracies reward phi phi/chosen phi/rejected "
+    "carl/weight eval_loss eval_reward"
+)
 
 
 def head_width(model: Any) -> int:
@@ -646,9 +654,10 @@ class Recorder(Observer):
         logs, step = kwargs["logs"], state.global_step
         if "train_runtime" in logs:  # the trainer's farewell, not a step
             return
-        if logs.get("entropy") is not None:  # Φ is linear in H: the mean carries over
-            entropy = torch.tensor(logs["entropy"])
-            logs["phi"] = order_parameter(entropy, self.width).item()
+        for name in ("entropy", "eval_entropy"):  # Φ is linear in H: means carry over
+            if logs.get(name) is not None:
+                phi = order_parameter(torch.tensor(logs[name]), self.width)
+                logs[name.replace("entropy", "phi")] = phi.item()
         self.run.append("metrics", {"step": step, **logs})
         keys = [key for key in SHOWN.split() if logs.get(key) is not None]
         facts = [f"{key} {logs[key]:.3f}" for key in keys]
@@ -656,11 +665,20 @@ class Recorder(Observer):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.finished = control.should_training_stop  # by the last step or the gate
+        self.keep(state)
         asked = torch.tensor(float(asked_to_stop(self.run.path)), device=args.device)
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(asked)  # all ranks stop after the same step
         if asked.item():
             control.should_save = control.should_training_stop = True
+            control.should_evaluate = False
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.finished = control.should_training_stop  # the patience is used up
+        self.keep(state)
+
+    def keep(self, state: Any) -> None:
+        """Put into the next checkpoint what a resume needs."""
         kept = {name: vars(part) for name, part in self.parts.items()}
         state.stateful_callbacks["carl"] = {"finished": self.finished, "parts": kept}
 
@@ -691,7 +709,7 @@ def fit(
         for name, part in parts.items():
             vars(part).update(saved["parts"][name])
     if saved.get("finished"):  # a crash kept the result from being saved
-        trainer._load_from_checkpoint(str(start))
+        trainer._load_from_checkpoint(state["best_model_checkpoint"] or str(start))
     else:
         trainer.train(resume_from_checkpoint=str(start) if start else None)
         if not trainer.state.global_step:
@@ -699,12 +717,16 @@ def fit(
             raise UsageError("the rows do not fill one batch", remedy=remedy)
         if not recorder.finished:
             return False
+        state = vars(trainer.state)
     draft, result = run.checkpoints / "checkpoint-result", run.path / settings["result"]
     trainer.save_model(str(draft))
     if run.first:
         shutil.rmtree(result, ignore_errors=True)
         draft.replace(result)
         run.summarise(weights_sha256=weights_sha256(result))
+        if state["best_metric"] is not None:
+            facts = {name: state[name] for name in ("best_metric", "best_global_step")}
+            run.summarise(**facts)
     return True
 
 
@@ -719,7 +741,7 @@ def check_hooks(trainer_class: type, hooks: dict[str, str]) -> None:
             raise CarlError(f"TRL's {name} takes ({found})", remedy=remedy, exit_code=4)
 
 
-# ---- carl_runtime_min/preference.py sha256:33e1fc0c6674 ------------------------------
+# ---- carl_runtime_min/preference.py sha256:7058d64d116b ------------------------------
 ORPO_HOOKS = {
     "concatenated_forward": "model, batch",
     "concatenated_inputs": "batch, is_encoder_decoder, padding_value",
@@ -774,7 +796,9 @@ class ORPOPhi(PreferencePhi):
         return scored
 
     def keep(self, name: str, value: float) -> None:
-        self.store_metrics({name: value}, "train" if self.model.training else "eval")
+        training = self.model.training
+        mode, prefix = ("train", "") if training else ("eval", "eval_")
+        self.store_metrics({f"{prefix}{name}": value}, mode)
 
 
 # ---- carl_runtime_min/selftest.py sha256:eb1b5d405627 --------------------------------
@@ -954,10 +978,9 @@ def guarded(action: Callable[[], int], path: Path) -> int:
         return getattr(error, "exit_code", 4 if expected else 70)
 
 
-# ---- wiring sha256:481c63dc9861 ------------------------------------------------------
-def orpo_data(tokenizer: Any) -> Any:
-    settings = CONFIG["orpo"]
-    rows = builtin_pairs(CONFIG["seed"], settings["rows"])
+# ---- wiring sha256:f5c2b463415c ------------------------------------------------------
+def orpo_data(tokenizer: Any, settings: dict[str, Any]) -> Any:
+    rows = builtin_pairs(**settings["rows"])
     return preference_rows(rows, settings["data"], tokenizer)
 
 
@@ -969,7 +992,7 @@ def orpo(run: Run) -> int:
 
     check_hooks(ORPOTrainer, ORPO_HOOKS)
     settings, tokenizer = CONFIG["orpo"], builtin_tokenizer()
-    rows = orpo_data(tokenizer)
+    rows = orpo_data(tokenizer, settings)
     torch.manual_seed(CONFIG["seed"])
     model = builtin_model(tokenizer, CONFIG["seed"])
     trainer = Trainer(
@@ -978,7 +1001,8 @@ def orpo(run: Run) -> int:
         train_dataset=rows,
         processing_class=tokenizer,
     )
-    return 0 if fit(trainer, run, settings, {}) else 85
+    parts = {}
+    return 0 if fit(trainer, run, settings, parts) else 85
 
 
 def dry_run() -> int:
@@ -986,7 +1010,7 @@ def dry_run() -> int:
     plan = {name: CONFIG[name] for name in CONFIG if name not in ("self_test", "spec")}
     print(json.dumps(plan, indent=2, ensure_ascii=False))
     tokenizer = builtin_tokenizer()
-    row = orpo_data(tokenizer)[0]
+    row = orpo_data(tokenizer, CONFIG["orpo"])[0]
     for answer in (row["chosen"], row["rejected"]):
         show_row(tokenizer, {"prompt": row["prompt"], "completion": answer})
     return 0

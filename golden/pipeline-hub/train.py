@@ -94,7 +94,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-# ---- configuration sha256:caf831390483 -----------------------------------------------
+# ---- configuration sha256:111015cd40a7 -----------------------------------------------
 CONFIG = {
     "name": "pipeline-hub",
     "run_dir": "runs/pipeline-hub",
@@ -107,6 +107,7 @@ CONFIG = {
     },
     "model": {
         "id": "example/small",
+        "class": "Qwen3ForCausalLM",
         "adapter": True,
         "options": {
             "revision": "0000000000000000000000000000000000000000",
@@ -137,6 +138,8 @@ CONFIG = {
                 None,
                 None,
             ],
+            "longest": 1024,
+            "too_long": "truncate",
         },
         "bf16": None,
         "result": "checkpoints/sft/model",
@@ -179,6 +182,7 @@ CONFIG = {
             "split": "train",
             "columns": {
                 "prompt": "prompt",
+                "answer": "answer",
             },
             "limit": None,
             "system_prompt": None,
@@ -186,6 +190,8 @@ CONFIG = {
                 None,
                 None,
             ],
+            "longest": 1536,
+            "too_long": "drop",
         },
         "bf16": None,
         "result": "model",
@@ -227,7 +233,6 @@ CONFIG = {
                 0.5,
             ],
         },
-        "longest_prompt": 1536,
         "samples_every": 10,
         "rewards": [
             {
@@ -259,6 +264,7 @@ CONFIG = {
             "split": "test",
             "columns": {
                 "prompt": "prompt",
+                "answer": "answer",
             },
             "limit": 300,
             "system_prompt": None,
@@ -979,7 +985,7 @@ def exact_answer_reward(options: dict[str, Any]) -> TaskReward:
     return TaskReward("exact_answer", scorer, "answer")
 
 
-# ---- carl_runtime_min/data.py sha256:21fa92a415e7 ------------------------------------
+# ---- carl_runtime_min/data.py sha256:a5be229db1f7 ------------------------------------
 QUESTIONS = ("prompt", "messages")
 ANSWERS = ("completion", "chosen", "rejected")
 
@@ -1056,26 +1062,37 @@ def sft_rows(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
     return rows.select_columns(needed)
 
 
-def fitting(rows: Any, tokenizer: Any, longest: int) -> Any:
-    """Leave out rows whose prompt is longer than `longest` tokens; say how many."""
-
-    def fits(row: dict[str, Any]) -> bool:
-        prompt = row["prompt"]
-        if isinstance(prompt, str):
-            return len(tokenizer(prompt)["input_ids"]) <= longest
-        ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True)
-        return len(ids["input_ids"]) <= longest
-
-    kept = rows.filter(fits)
-    if not kept:
-        remedy = "raise grpo.max_length"
-        raise UsageError(f"no prompt has at most {longest} tokens", remedy=remedy)
-    if len(kept) < len(rows):
-        print(f"data: left out {len(rows) - len(kept)} prompts over {longest} tokens")
-    return kept
+def row_length(row: dict[str, Any], tokenizer: Any) -> int:
+    """Tokens of a row: of its prompt, with the longest of its answers if it has any."""
+    asked = row.get("prompt") or row["messages"]
+    answers = [row[name] for name in ANSWERS if name in row]
+    whole = [asked + answer for answer in answers] or [asked]
+    if isinstance(asked, str):
+        return max(len(tokenizer(text)["input_ids"]) for text in whole)
+    start = not answers and "messages" not in row  # of an answer yet to come
+    render = partial(tokenizer.apply_chat_template, add_generation_prompt=start)
+    return max(len(render(talk)["input_ids"]) for talk in whole)
 
 
-# ---- carl_runtime_min/lora.py sha256:943907006a3d ------------------------------------
+def fitting(rows: Any, tokenizer: Any, source: dict[str, Any]) -> Any:
+    """Rows of at most `longest` tokens; others are cut by the trainer, or left out.
+
+    Says how many there are. UsageError: one is refused, or none is left.
+    """
+    lengths = [row_length(row, tokenizer) for row in rows]
+    longest, policy = source["longest"], source["too_long"]
+    fits = [i for i, length in enumerate(lengths) if length <= longest]
+    over, remedy = len(rows) - len(fits), "raise max_length, or set too_long to drop"
+    what = f"{source['id']}: {over} of {len(rows)} rows have over {longest} tokens"
+    if over and (policy == "refuse" or (policy == "drop" and not fits)):
+        first = next(i for i, length in enumerate(lengths) if length > longest)
+        raise UsageError(f"{what}, the first is row {first + 1}", remedy=remedy)
+    if over:
+        print(f"{what}: {'left out' if policy == 'drop' else 'cut'}")
+    return rows.select(fits) if policy == "drop" else rows
+
+
+# ---- carl_runtime_min/lora.py sha256:37e98abc1ad9 ------------------------------------
 # Mamba kernels read these weights without calling the modules that hold them.
 FUSED_PROJECTIONS = ("x_proj", "dt_proj", "out_proj")
 # In a model with stacked experts PEFT takes these names for the experts' old ones,
@@ -1089,8 +1106,9 @@ def lora_targets(model: Any) -> list[str]:
     Left out are the output head, vision and audio towers with their projectors,
     routers and gates of experts, and what an adapter would not reach.
     """
-    decoder = model.get_decoder()
-    layers = set(layer_modules(decoder)) - {model.get_output_embeddings()}
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    decoder = model.base_model if decoder is head else decoder  # its name may mislead
+    layers = set(layer_modules(decoder)) - {head}
     experts = any(map(stacked_experts, decoder.modules()))
     names = []
     for name, module in model.named_modules():
@@ -1128,7 +1146,7 @@ def stacked_experts(module: nn.Module) -> set[int]:
     return {tensor.shape[0] for tensor in tensors if tensor.dim() == 3}
 
 
-# ---- carl_runtime_min/models.py sha256:55ac2563d37f ----------------------------------
+# ---- carl_runtime_min/models.py sha256:6f9912c34c3b ----------------------------------
 def load_tokenizer(source: dict[str, Any]) -> Any:
     """The tokenizer of the spec's model, with a padding token."""
     from transformers import AutoTokenizer
@@ -1141,12 +1159,13 @@ def load_tokenizer(source: dict[str, Any]) -> Any:
 
 def load_model(source: dict[str, Any]) -> Any:
     """The model at its pinned revision; `auto` is bfloat16 for adapters on CUDA."""
-    from transformers import AutoModelForCausalLM
+    import transformers
 
     options, half = source["options"], source["adapter"] and torch.cuda.is_available()
     if options["dtype"] == "auto":
         options = {**options, "dtype": "bfloat16" if half else "float32"}
-    return AutoModelForCausalLM.from_pretrained(source["id"], **options)
+    kind = getattr(transformers, source["class"])  # another would lose weights
+    return kind.from_pretrained(source["id"], **options)
 
 
 def add_adapter(model: Any, targets: list[str], settings: dict[str, Any]) -> Any:
@@ -1231,8 +1250,11 @@ def asked_to_stop(path: Path) -> bool:
     return (path / "stop").exists()
 
 
-# ---- carl_runtime_min/fit.py sha256:e94f11077d7d -------------------------------------
-SHOWN = "loss mean_token_accuracy rewards/accuracies reward phi carl/weight"
+# ---- carl_runtime_min/fit.py sha256:d61943d88a8e -------------------------------------
+SHOWN = (
+    "loss mean_token_accuracy rewards/accuracies reward phi phi/chosen phi/rejected "
+    "carl/weight eval_loss eval_reward"
+)
 
 
 def head_width(model: Any) -> int:
@@ -1277,9 +1299,10 @@ class Recorder(Observer):
         logs, step = kwargs["logs"], state.global_step
         if "train_runtime" in logs:  # the trainer's farewell, not a step
             return
-        if logs.get("entropy") is not None:  # Φ is linear in H: the mean carries over
-            entropy = torch.tensor(logs["entropy"])
-            logs["phi"] = order_parameter(entropy, self.width).item()
+        for name in ("entropy", "eval_entropy"):  # Φ is linear in H: means carry over
+            if logs.get(name) is not None:
+                phi = order_parameter(torch.tensor(logs[name]), self.width)
+                logs[name.replace("entropy", "phi")] = phi.item()
         self.run.append("metrics", {"step": step, **logs})
         keys = [key for key in SHOWN.split() if logs.get(key) is not None]
         facts = [f"{key} {logs[key]:.3f}" for key in keys]
@@ -1287,11 +1310,20 @@ class Recorder(Observer):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.finished = control.should_training_stop  # by the last step or the gate
+        self.keep(state)
         asked = torch.tensor(float(asked_to_stop(self.run.path)), device=args.device)
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(asked)  # all ranks stop after the same step
         if asked.item():
             control.should_save = control.should_training_stop = True
+            control.should_evaluate = False
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.finished = control.should_training_stop  # the patience is used up
+        self.keep(state)
+
+    def keep(self, state: Any) -> None:
+        """Put into the next checkpoint what a resume needs."""
         kept = {name: vars(part) for name, part in self.parts.items()}
         state.stateful_callbacks["carl"] = {"finished": self.finished, "parts": kept}
 
@@ -1322,7 +1354,7 @@ def fit(
         for name, part in parts.items():
             vars(part).update(saved["parts"][name])
     if saved.get("finished"):  # a crash kept the result from being saved
-        trainer._load_from_checkpoint(str(start))
+        trainer._load_from_checkpoint(state["best_model_checkpoint"] or str(start))
     else:
         trainer.train(resume_from_checkpoint=str(start) if start else None)
         if not trainer.state.global_step:
@@ -1330,12 +1362,16 @@ def fit(
             raise UsageError("the rows do not fill one batch", remedy=remedy)
         if not recorder.finished:
             return False
+        state = vars(trainer.state)
     draft, result = run.checkpoints / "checkpoint-result", run.path / settings["result"]
     trainer.save_model(str(draft))
     if run.first:
         shutil.rmtree(result, ignore_errors=True)
         draft.replace(result)
         run.summarise(weights_sha256=weights_sha256(result))
+        if state["best_metric"] is not None:
+            facts = {name: state[name] for name in ("best_metric", "best_global_step")}
+            run.summarise(**facts)
     return True
 
 
@@ -1395,7 +1431,7 @@ def check_hooks(trainer_class: type, hooks: dict[str, str]) -> None:
             raise CarlError(f"TRL's {name} takes ({found})", remedy=remedy, exit_code=4)
 
 
-# ---- carl_runtime_min/grpo.py sha256:dd9d0cc49edc ------------------------------------
+# ---- carl_runtime_min/grpo.py sha256:640612b7e5b6 ------------------------------------
 SAMPLES = 4  # completions recorded at a time
 HOOKS = {
     "_generate": "prompts",
@@ -1495,7 +1531,7 @@ class SampledPolicy:
         step = self.state.global_step
         batch = super()._generate_and_score_completions(inputs)
         first = self.accelerator.process_index * len(inputs)
-        due = step % self.samples_every == 0
+        due = self.model.training and step % self.samples_every == 0
         for i, field in enumerate(self.score(SAMPLES) if due else ()):
             phi = order_parameter(field["token_entropies"], head_width(self.model))
             rewards = self.rewards[first + i].tolist()
@@ -1524,6 +1560,8 @@ class CoherentPolicy(SampledPolicy):
     scale_rewards = "none"
 
     def _calculate_rewards(self, inputs: Any, *batch: Any) -> Tensor:
+        if not self.model.training:  # an evaluation is by the task alone
+            return super()._calculate_rewards(inputs, *batch)
         cascade, step = self.cascade, self.state.global_step
         cascade.begin(step)
         if cascade.stage == "B":
@@ -1562,6 +1600,8 @@ class CoherentPolicy(SampledPolicy):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
         batch = super()._generate_and_score_completions(inputs)
+        if not self.model.training:
+            return batch
         cascade, compared = self.cascade, self.compared
         apart = self.multi_objective_aggregation == "normalize_then_sum"
         if cascade.stage == "B" and (apart or self.scale_rewards == "group"):
@@ -1929,16 +1969,16 @@ def guarded(action: Callable[[], int], path: Path) -> int:
         return getattr(error, "exit_code", 4 if expected else 70)
 
 
-# ---- wiring sha256:232e7dbf05cc ------------------------------------------------------
+# ---- wiring sha256:f5e605570313 ------------------------------------------------------
 def trained_model(tokenizer: Any, result: Path) -> Any:
     """The model as an earlier phase saved it."""
     return load_adapter(load_model(CONFIG["model"]), result)
 
 
-def sft_data(tokenizer: Any) -> Any:
-    settings = CONFIG["sft"]
+def sft_data(tokenizer: Any, settings: dict[str, Any]) -> Any:
     rows = hub_rows(settings["data"])
-    return sft_rows(rows, settings["data"], tokenizer)
+    rows = sft_rows(rows, settings["data"], tokenizer)
+    return fitting(rows, tokenizer, settings["data"])
 
 
 def sft(run: Run) -> int:
@@ -1946,7 +1986,7 @@ def sft(run: Run) -> int:
     from trl import SFTConfig, SFTTrainer
 
     settings, tokenizer = CONFIG["sft"], load_tokenizer(CONFIG["model"])
-    rows = sft_data(tokenizer)
+    rows = sft_data(tokenizer, settings)
     torch.manual_seed(CONFIG["seed"])
     model = load_model(CONFIG["model"])
     model = add_adapter(model, lora_targets(model), CONFIG["lora"])
@@ -1957,9 +1997,10 @@ def sft(run: Run) -> int:
         processing_class=tokenizer,
     )
     gate = PhaseTransitionGate(**settings["gate"])
-    watches = [GateWatch(trainer, gate, settings["metric"], settings["stop"])]
     trackers = map(Tracker, settings["report_to"])
-    if not fit(trainer, run, settings, {"gate": gate}, watches, trackers):
+    watches = [GateWatch(trainer, gate, settings["metric"], settings["stop"])]
+    parts = {"gate": gate}
+    if not fit(trainer, run, settings, parts, watches, trackers):
         return 85
     run.summarise(gate_step=gate.step, gate_peak_entropy=gate.peak_entropy)
     if not gate.fired:
@@ -1968,11 +2009,10 @@ def sft(run: Run) -> int:
     return 0
 
 
-def grpo_data(tokenizer: Any) -> Any:
-    settings = CONFIG["grpo"]
+def grpo_data(tokenizer: Any, settings: dict[str, Any]) -> Any:
     rows = hub_rows(settings["data"])
     rows = prepared(rows, settings["data"], tokenizer)
-    return fitting(rows, tokenizer, settings["longest_prompt"])
+    return fitting(rows, tokenizer, settings["data"])
 
 
 def task_rewards(settings: list[dict[str, Any]]) -> list[Any]:
@@ -1991,7 +2031,7 @@ def grpo(run: Run) -> int:
 
     check_hooks(GRPOTrainer, HOOKS)
     settings, tokenizer = CONFIG["grpo"], load_tokenizer(CONFIG["model"])
-    rows = grpo_data(tokenizer)
+    rows = grpo_data(tokenizer, settings)
     model = trained_model(tokenizer, run.path / CONFIG["sft"]["result"])
     rewards = task_rewards(settings["rewards"])
     rewards.append(CoherenceReward(head_width(model), settings["carl"]["weights"]))
@@ -2006,7 +2046,8 @@ def grpo(run: Run) -> int:
     trainer.cascade = cascade = Cascade(**settings["cascade"])
     trainer.tie_weight = settings["carl"]["tie_weight"]
     trackers = map(Tracker, settings["report_to"])
-    if not fit(trainer, run, settings, {"cascade": cascade}, trackers=trackers):
+    parts = {"cascade": cascade}
+    if not fit(trainer, run, settings, parts, trackers=trackers):
         return 85
     run.summarise(cascade_step=cascade.opened_at, stage=cascade.stage)
     if cascade.stage == "A":
@@ -2044,8 +2085,8 @@ def dry_run() -> int:
     print(json.dumps(plan, indent=2, ensure_ascii=False))
     tokenizer = load_tokenizer(CONFIG["model"])
     answers_only = CONFIG["sft"]["trainer"].get("assistant_only_loss", False)
-    show_row(tokenizer, sft_data(tokenizer)[0], answers_only)
-    show_row(tokenizer, grpo_data(tokenizer)[0])
+    show_row(tokenizer, sft_data(tokenizer, CONFIG["sft"])[0], answers_only)
+    show_row(tokenizer, grpo_data(tokenizer, CONFIG["grpo"])[0])
     return 0
 
 

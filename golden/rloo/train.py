@@ -87,7 +87,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-# ---- configuration sha256:0a6ceb045d17 -----------------------------------------------
+# ---- configuration sha256:7571a6856712 -----------------------------------------------
 CONFIG = {
     "name": "rloo",
     "run_dir": "runs/rloo",
@@ -100,6 +100,7 @@ CONFIG = {
     },
     "model": {
         "id": "builtin",
+        "class": "AutoModelForCausalLM",
         "adapter": False,
         "options": {
             "revision": None,
@@ -129,6 +130,11 @@ CONFIG = {
         },
         "bf16": False,
         "result": "model",
+        "rows": {
+            "part": "grpo",
+            "seed": 42,
+            "count": 24,
+        },
         "trainer": {
             "max_steps": 6,
             "learning_rate": 0.001,
@@ -161,7 +167,6 @@ CONFIG = {
                 0.5,
             ],
         },
-        "rows": 24,
         "samples_every": 10,
         "rewards": [
             {
@@ -835,8 +840,11 @@ def asked_to_stop(path: Path) -> bool:
     return (path / "stop").exists()
 
 
-# ---- carl_runtime_min/fit.py sha256:e94f11077d7d -------------------------------------
-SHOWN = "loss mean_token_accuracy rewards/accuracies reward phi carl/weight"
+# ---- carl_runtime_min/fit.py sha256:d61943d88a8e -------------------------------------
+SHOWN = (
+    "loss mean_token_accuracy rewards/accuracies reward phi phi/chosen phi/rejected "
+    "carl/weight eval_loss eval_reward"
+)
 
 
 def head_width(model: Any) -> int:
@@ -881,9 +889,10 @@ class Recorder(Observer):
         logs, step = kwargs["logs"], state.global_step
         if "train_runtime" in logs:  # the trainer's farewell, not a step
             return
-        if logs.get("entropy") is not None:  # Φ is linear in H: the mean carries over
-            entropy = torch.tensor(logs["entropy"])
-            logs["phi"] = order_parameter(entropy, self.width).item()
+        for name in ("entropy", "eval_entropy"):  # Φ is linear in H: means carry over
+            if logs.get(name) is not None:
+                phi = order_parameter(torch.tensor(logs[name]), self.width)
+                logs[name.replace("entropy", "phi")] = phi.item()
         self.run.append("metrics", {"step": step, **logs})
         keys = [key for key in SHOWN.split() if logs.get(key) is not None]
         facts = [f"{key} {logs[key]:.3f}" for key in keys]
@@ -891,11 +900,20 @@ class Recorder(Observer):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.finished = control.should_training_stop  # by the last step or the gate
+        self.keep(state)
         asked = torch.tensor(float(asked_to_stop(self.run.path)), device=args.device)
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(asked)  # all ranks stop after the same step
         if asked.item():
             control.should_save = control.should_training_stop = True
+            control.should_evaluate = False
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.finished = control.should_training_stop  # the patience is used up
+        self.keep(state)
+
+    def keep(self, state: Any) -> None:
+        """Put into the next checkpoint what a resume needs."""
         kept = {name: vars(part) for name, part in self.parts.items()}
         state.stateful_callbacks["carl"] = {"finished": self.finished, "parts": kept}
 
@@ -926,7 +944,7 @@ def fit(
         for name, part in parts.items():
             vars(part).update(saved["parts"][name])
     if saved.get("finished"):  # a crash kept the result from being saved
-        trainer._load_from_checkpoint(str(start))
+        trainer._load_from_checkpoint(state["best_model_checkpoint"] or str(start))
     else:
         trainer.train(resume_from_checkpoint=str(start) if start else None)
         if not trainer.state.global_step:
@@ -934,12 +952,16 @@ def fit(
             raise UsageError("the rows do not fill one batch", remedy=remedy)
         if not recorder.finished:
             return False
+        state = vars(trainer.state)
     draft, result = run.checkpoints / "checkpoint-result", run.path / settings["result"]
     trainer.save_model(str(draft))
     if run.first:
         shutil.rmtree(result, ignore_errors=True)
         draft.replace(result)
         run.summarise(weights_sha256=weights_sha256(result))
+        if state["best_metric"] is not None:
+            facts = {name: state[name] for name in ("best_metric", "best_global_step")}
+            run.summarise(**facts)
     return True
 
 
@@ -954,7 +976,7 @@ def check_hooks(trainer_class: type, hooks: dict[str, str]) -> None:
             raise CarlError(f"TRL's {name} takes ({found})", remedy=remedy, exit_code=4)
 
 
-# ---- carl_runtime_min/grpo.py sha256:fa3d96b4009b ------------------------------------
+# ---- carl_runtime_min/grpo.py sha256:d0a5fbecfd7a ------------------------------------
 SAMPLES = 4  # completions recorded at a time
 HOOKS = {
     "_generate": "prompts",
@@ -1054,7 +1076,7 @@ class SampledPolicy:
         step = self.state.global_step
         batch = super()._generate_and_score_completions(inputs)
         first = self.accelerator.process_index * len(inputs)
-        due = step % self.samples_every == 0
+        due = self.model.training and step % self.samples_every == 0
         for i, field in enumerate(self.score(SAMPLES) if due else ()):
             phi = order_parameter(field["token_entropies"], head_width(self.model))
             rewards = self.rewards[first + i].tolist()
@@ -1083,6 +1105,8 @@ class CoherentPolicy(SampledPolicy):
     scale_rewards = "none"
 
     def _calculate_rewards(self, inputs: Any, *batch: Any) -> Tensor:
+        if not self.model.training:  # an evaluation is by the task alone
+            return super()._calculate_rewards(inputs, *batch)
         cascade, step = self.cascade, self.state.global_step
         cascade.begin(step)
         if cascade.stage == "B":
@@ -1121,6 +1145,8 @@ class CoherentPolicy(SampledPolicy):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
         batch = super()._generate_and_score_completions(inputs)
+        if not self.model.training:
+            return batch
         cascade, compared = self.cascade, self.compared
         apart = self.multi_objective_aggregation == "normalize_then_sum"
         if cascade.stage == "B" and (apart or self.scale_rewards == "group"):
@@ -1339,10 +1365,9 @@ def guarded(action: Callable[[], int], path: Path) -> int:
         return getattr(error, "exit_code", 4 if expected else 70)
 
 
-# ---- wiring sha256:452041b0be48 ------------------------------------------------------
-def rloo_data(tokenizer: Any) -> Any:
-    settings = CONFIG["rloo"]
-    rows = builtin_rows("grpo", CONFIG["seed"], settings["rows"])
+# ---- wiring sha256:ec40eb74970e ------------------------------------------------------
+def rloo_data(tokenizer: Any, settings: dict[str, Any]) -> Any:
+    rows = builtin_rows(**settings["rows"])
     return prepared(rows, settings["data"], tokenizer)
 
 
@@ -1362,7 +1387,7 @@ def rloo(run: Run) -> int:
 
     check_hooks(RLOOTrainer, HOOKS)
     settings, tokenizer = CONFIG["rloo"], builtin_tokenizer()
-    rows = rloo_data(tokenizer)
+    rows = rloo_data(tokenizer, settings)
     torch.manual_seed(CONFIG["seed"])
     model = builtin_model(tokenizer, CONFIG["seed"])
     rewards = task_rewards(settings["rewards"])
@@ -1377,7 +1402,8 @@ def rloo(run: Run) -> int:
     trainer.record_in(run, settings["samples_every"])
     trainer.cascade = cascade = Cascade(**settings["cascade"])
     trainer.tie_weight = settings["carl"]["tie_weight"]
-    if not fit(trainer, run, settings, {"cascade": cascade}):
+    parts = {"cascade": cascade}
+    if not fit(trainer, run, settings, parts):
         return 85
     run.summarise(cascade_step=cascade.opened_at, stage=cascade.stage)
     if cascade.stage == "A":
@@ -1390,7 +1416,7 @@ def dry_run() -> int:
     plan = {name: CONFIG[name] for name in CONFIG if name not in ("self_test", "spec")}
     print(json.dumps(plan, indent=2, ensure_ascii=False))
     tokenizer = builtin_tokenizer()
-    show_row(tokenizer, rloo_data(tokenizer)[0])
+    show_row(tokenizer, rloo_data(tokenizer, CONFIG["rloo"])[0])
     return 0
 
 

@@ -80,7 +80,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# ---- configuration sha256:01c076c44de4 -----------------------------------------------
+# ---- configuration sha256:68daf31d5478 -----------------------------------------------
 CONFIG = {
     "name": "sft-local",
     "run_dir": "runs/sft-local",
@@ -93,6 +93,7 @@ CONFIG = {
     },
     "model": {
         "id": "./small",
+        "class": "Qwen3ForCausalLM",
         "adapter": False,
         "options": {
             "revision": None,
@@ -117,6 +118,8 @@ CONFIG = {
                 None,
                 None,
             ],
+            "longest": 1024,
+            "too_long": "truncate",
         },
         "bf16": None,
         "result": "model",
@@ -389,7 +392,7 @@ class PhaseTransitionGate(Gate):
         return sum(value >= self.threshold for value in last) >= self.min_above
 
 
-# ---- carl_runtime_min/data.py sha256:ff5b1cd81504 ------------------------------------
+# ---- carl_runtime_min/data.py sha256:775853739017 ------------------------------------
 QUESTIONS = ("prompt", "messages")
 ANSWERS = ("completion", "chosen", "rejected")
 
@@ -473,7 +476,37 @@ def sft_rows(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
     return rows.select_columns(needed)
 
 
-# ---- carl_runtime_min/models.py sha256:8769d2c1a6a7 ----------------------------------
+def row_length(row: dict[str, Any], tokenizer: Any) -> int:
+    """Tokens of a row: of its prompt, with the longest of its answers if it has any."""
+    asked = row.get("prompt") or row["messages"]
+    answers = [row[name] for name in ANSWERS if name in row]
+    whole = [asked + answer for answer in answers] or [asked]
+    if isinstance(asked, str):
+        return max(len(tokenizer(text)["input_ids"]) for text in whole)
+    start = not answers and "messages" not in row  # of an answer yet to come
+    render = partial(tokenizer.apply_chat_template, add_generation_prompt=start)
+    return max(len(render(talk)["input_ids"]) for talk in whole)
+
+
+def fitting(rows: Any, tokenizer: Any, source: dict[str, Any]) -> Any:
+    """Rows of at most `longest` tokens; others are cut by the trainer, or left out.
+
+    Says how many there are. UsageError: one is refused, or none is left.
+    """
+    lengths = [row_length(row, tokenizer) for row in rows]
+    longest, policy = source["longest"], source["too_long"]
+    fits = [i for i, length in enumerate(lengths) if length <= longest]
+    over, remedy = len(rows) - len(fits), "raise max_length, or set too_long to drop"
+    what = f"{source['id']}: {over} of {len(rows)} rows have over {longest} tokens"
+    if over and (policy == "refuse" or (policy == "drop" and not fits)):
+        first = next(i for i, length in enumerate(lengths) if length > longest)
+        raise UsageError(f"{what}, the first is row {first + 1}", remedy=remedy)
+    if over:
+        print(f"{what}: {'left out' if policy == 'drop' else 'cut'}")
+    return rows.select(fits) if policy == "drop" else rows
+
+
+# ---- carl_runtime_min/models.py sha256:dbdabbf3bea2 ----------------------------------
 def load_tokenizer(source: dict[str, Any]) -> Any:
     """The tokenizer of the spec's model, with a padding token."""
     from transformers import AutoTokenizer
@@ -486,12 +519,13 @@ def load_tokenizer(source: dict[str, Any]) -> Any:
 
 def load_model(source: dict[str, Any]) -> Any:
     """The model at its pinned revision; `auto` is bfloat16 for adapters on CUDA."""
-    from transformers import AutoModelForCausalLM
+    import transformers
 
     options, half = source["options"], source["adapter"] and torch.cuda.is_available()
     if options["dtype"] == "auto":
         options = {**options, "dtype": "bfloat16" if half else "float32"}
-    return AutoModelForCausalLM.from_pretrained(source["id"], **options)
+    kind = getattr(transformers, source["class"])  # another would lose weights
+    return kind.from_pretrained(source["id"], **options)
 
 
 # ---- carl_runtime_min/supervisor.py sha256:f1649f8dc1cf ------------------------------
@@ -561,8 +595,11 @@ def asked_to_stop(path: Path) -> bool:
     return (path / "stop").exists()
 
 
-# ---- carl_runtime_min/fit.py sha256:e94f11077d7d -------------------------------------
-SHOWN = "loss mean_token_accuracy rewards/accuracies reward phi carl/weight"
+# ---- carl_runtime_min/fit.py sha256:d61943d88a8e -------------------------------------
+SHOWN = (
+    "loss mean_token_accuracy rewards/accuracies reward phi phi/chosen phi/rejected "
+    "carl/weight eval_loss eval_reward"
+)
 
 
 def head_width(model: Any) -> int:
@@ -607,9 +644,10 @@ class Recorder(Observer):
         logs, step = kwargs["logs"], state.global_step
         if "train_runtime" in logs:  # the trainer's farewell, not a step
             return
-        if logs.get("entropy") is not None:  # Φ is linear in H: the mean carries over
-            entropy = torch.tensor(logs["entropy"])
-            logs["phi"] = order_parameter(entropy, self.width).item()
+        for name in ("entropy", "eval_entropy"):  # Φ is linear in H: means carry over
+            if logs.get(name) is not None:
+                phi = order_parameter(torch.tensor(logs[name]), self.width)
+                logs[name.replace("entropy", "phi")] = phi.item()
         self.run.append("metrics", {"step": step, **logs})
         keys = [key for key in SHOWN.split() if logs.get(key) is not None]
         facts = [f"{key} {logs[key]:.3f}" for key in keys]
@@ -617,11 +655,20 @@ class Recorder(Observer):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.finished = control.should_training_stop  # by the last step or the gate
+        self.keep(state)
         asked = torch.tensor(float(asked_to_stop(self.run.path)), device=args.device)
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(asked)  # all ranks stop after the same step
         if asked.item():
             control.should_save = control.should_training_stop = True
+            control.should_evaluate = False
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.finished = control.should_training_stop  # the patience is used up
+        self.keep(state)
+
+    def keep(self, state: Any) -> None:
+        """Put into the next checkpoint what a resume needs."""
         kept = {name: vars(part) for name, part in self.parts.items()}
         state.stateful_callbacks["carl"] = {"finished": self.finished, "parts": kept}
 
@@ -652,7 +699,7 @@ def fit(
         for name, part in parts.items():
             vars(part).update(saved["parts"][name])
     if saved.get("finished"):  # a crash kept the result from being saved
-        trainer._load_from_checkpoint(str(start))
+        trainer._load_from_checkpoint(state["best_model_checkpoint"] or str(start))
     else:
         trainer.train(resume_from_checkpoint=str(start) if start else None)
         if not trainer.state.global_step:
@@ -660,12 +707,16 @@ def fit(
             raise UsageError("the rows do not fill one batch", remedy=remedy)
         if not recorder.finished:
             return False
+        state = vars(trainer.state)
     draft, result = run.checkpoints / "checkpoint-result", run.path / settings["result"]
     trainer.save_model(str(draft))
     if run.first:
         shutil.rmtree(result, ignore_errors=True)
         draft.replace(result)
         run.summarise(weights_sha256=weights_sha256(result))
+        if state["best_metric"] is not None:
+            facts = {name: state[name] for name in ("best_metric", "best_global_step")}
+            run.summarise(**facts)
     return True
 
 
@@ -868,11 +919,11 @@ def guarded(action: Callable[[], int], path: Path) -> int:
         return getattr(error, "exit_code", 4 if expected else 70)
 
 
-# ---- wiring sha256:8e8d3339de89 ------------------------------------------------------
-def sft_data(tokenizer: Any) -> Any:
-    settings = CONFIG["sft"]
+# ---- wiring sha256:4a6776d5f8a8 ------------------------------------------------------
+def sft_data(tokenizer: Any, settings: dict[str, Any]) -> Any:
     rows = file_rows(settings["data"])
-    return sft_rows(rows, settings["data"], tokenizer)
+    rows = sft_rows(rows, settings["data"], tokenizer)
+    return fitting(rows, tokenizer, settings["data"])
 
 
 def sft(run: Run) -> int:
@@ -880,7 +931,7 @@ def sft(run: Run) -> int:
     from trl import SFTConfig, SFTTrainer
 
     settings, tokenizer = CONFIG["sft"], load_tokenizer(CONFIG["model"])
-    rows = sft_data(tokenizer)
+    rows = sft_data(tokenizer, settings)
     torch.manual_seed(CONFIG["seed"])
     model = load_model(CONFIG["model"])
     trainer = SFTTrainer(
@@ -891,7 +942,8 @@ def sft(run: Run) -> int:
     )
     gate = PhaseTransitionGate(**settings["gate"])
     watches = [GateWatch(trainer, gate, settings["metric"], settings["stop"])]
-    if not fit(trainer, run, settings, {"gate": gate}, watches):
+    parts = {"gate": gate}
+    if not fit(trainer, run, settings, parts, watches):
         return 85
     run.summarise(gate_step=gate.step, gate_peak_entropy=gate.peak_entropy)
     return 0
@@ -903,7 +955,7 @@ def dry_run() -> int:
     print(json.dumps(plan, indent=2, ensure_ascii=False))
     tokenizer = load_tokenizer(CONFIG["model"])
     answers_only = CONFIG["sft"]["trainer"].get("assistant_only_loss", False)
-    show_row(tokenizer, sft_data(tokenizer)[0], answers_only)
+    show_row(tokenizer, sft_data(tokenizer, CONFIG["sft"])[0], answers_only)
     return 0
 
 

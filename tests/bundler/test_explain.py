@@ -72,7 +72,11 @@ CHOSEN: dict[str, Any] = {
     "data": "rows.jsonl",
     "sft": {"data": "more.jsonl", "max_steps": 3, "trainer": {"optim": "sgd"}},
     "lora": {"alpha": 8, "targets": ["q_proj"]},
-    "rewards": [{"name": "pattern", "pattern": "x"}],
+    "rewards": [
+        {"name": "pattern", "pattern": "x"},
+        {"name": "conciseness"},
+        {"name": "tool_selection", "tools": [{"name": "read"}]},
+    ],
     "carl": {"weight": 0.3},
     "eval": {"items": 5},
     "report_to": "trackio",
@@ -120,6 +124,12 @@ def chosen() -> dict[str, tuple[str, ...]]:
         ("['grpo']['data']['part']", "eval.items"),
         ("['grpo']['trainer']['reward_weights']", "rewards, carl.weight"),
         ("['grpo']['rewards'][0]['pattern']", "rewards.0.pattern"),
+        (
+            "['grpo']['rewards'][1]['limit']",
+            "the default of grpo.max_completion_length",
+        ),
+        ("['grpo']['rewards'][2]['tools']", "rewards.2.tools"),
+        ("['grpo']['rewards'][2]['tools'][0]['name']", "rewards.2.tools.0.name"),
         ("['grpo']['cascade']['carl_weight']", "carl.weight"),
         ("['eval']['data']['limit']", "eval.items"),
         ("['eval']['max_new_tokens']", "the default of grpo.max_completion_length"),
@@ -154,7 +164,7 @@ def test_all_that_sets_a_key_is_a_setting(spec: dict[str, Any]) -> None:
     for key, settings in settings_by_key(spec).items():
         for setting in settings:
             name = re.sub(r"\.\d+", "", setting.removeprefix("the default of "))
-            free = re.match(r"(.*\.(?:trainer|columns))\.", name)
+            free = re.match(r"(.*\.(?:trainer|columns|tools))\.", name)
             assert (free[1] if free else name) in known, key
 
 

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from carl_runtime_min.fit import Observer
 from carl_runtime_min.run import read_json, weights_sha256
 from tests import tiny
-from tests.scripts import GROUPS, SMALL, here, render
+from tests.scripts import GROUPS, SMALL, here, load, render
+from tests.trainers import Asked
 
 TALK = [{"role": "user", "content": "one more letter?"}]
 RIGHT, WRONG = ({"role": "assistant", "content": text} for text in ("yes", "never"))
@@ -29,7 +31,11 @@ def preferences(method: str, folder: Path) -> Path:
             for i, q in enumerate(questions)
         ]
     else:
-        rows = questions
+        rows = (
+            questions
+            if method != "sft"
+            else [{**q, "completion": q["answer"]} for q in questions]
+        )
     return tiny.write_jsonl(folder / "rows.jsonl", rows)
 
 
@@ -98,6 +104,48 @@ def test_a_stopped_run_ends_as_one_that_was_not(
     assert digests[0] == digests[1]
 
 
+@pytest.mark.parametrize("method", ["sft", "dpo", "grpo"])
+def test_the_best_checkpoint_is_the_result_and_patience_survives_a_stop(
+    tmp_path: Path, tiny_model_dir: Path, method: str
+) -> None:
+    """A rate that ruins the model: it never gets better than after the first steps."""
+    spec = spec_of(method, tiny_model_dir, tmp_path, lora=False)
+    spec |= {
+        "eval": {"every": 2, "items": 4, "patience": 2},
+        "carl": {"enabled": False},
+    }
+    spec[method] |= {"max_steps": 40, "learning_rate": 0.5, "save_total_limit": 1}
+    spec[method] |= {"lr_scheduler_type": "constant", "warmup_steps": 0}
+    del spec[method]["save_steps"]
+    script = render(tmp_path, spec)
+    run = tmp_path / "runs" / "x"
+    run.mkdir(parents=True)
+    module = load(script)
+    fit, stopped = module.fit, []
+
+    def stop_once(trainer: Any, run: Any, *rest: Any) -> bool:
+        trainer.add_callback(Asked(run.path, 3) if not stopped else Observer())
+        stopped.append(True)
+        return bool(fit(trainer, run, *rest))
+
+    module.fit = stop_once
+    assert here(script, "--phase", method, module=module) == 85
+    assert [row["step"] for row in logged(run)] == [1, 2, 3]
+    (run / "stop").unlink()
+    assert here(script, "--phase", method, module=module) == 0
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    name = "eval_reward" if method == "grpo" else "eval_loss"
+    scores = {r["step"]: r[name] for r in map(json.loads, lines) if name in r}
+    sign = 1 if method == "grpo" else -1
+    best = max(scores, key=lambda step: (sign * scores[step], -step))
+    assert list(scores) == list(range(2, min(best + 4, 40) + 1, 2))
+    assert method == "dpo" or max(scores) < 40
+    summary = read_json(run / "summary.json")
+    assert (summary["best_global_step"], summary["best_metric"]) == (best, scores[best])
+    kept = run / "checkpoints" / method / f"checkpoint-{best}"
+    assert weights_sha256(run / "model") == weights_sha256(kept)
+
+
 def test_rloo_lets_carl_in(tmp_path: Path, tiny_model_dir: Path) -> None:
     cascade = {"cascade": "fixed", "carl_start": 2, "warmup_steps": 2}
     spec = spec_of("rloo", tiny_model_dir, tmp_path, carl=cascade, lora={"r": 2})
@@ -128,6 +176,17 @@ def test_columns_are_checked_before_any_weights_are_read(
     assert "data.columns" in shown
 
 
+def test_rows_without_an_answer_are_found_before_the_reward_is(
+    tmp_path: Path, tiny_model_dir: Path, capsys: Any
+) -> None:
+    spec = spec_of("grpo", tiny_model_dir, tmp_path)
+    spec["rewards"] = [{"name": "exact_answer"}]
+    script = render(tmp_path, spec)
+    tiny.write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "1+1?"}] * 8)
+    assert here(script, "--phase", "grpo") == 2
+    assert "rows.jsonl: no column 'answer'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("method", ["dpo", "kto", "orpo", "rloo"])
 def test_a_dry_run_shows_what_is_learned(
     tmp_path: Path, tiny_model_dir: Path, method: str, capsys: Any
@@ -140,3 +199,31 @@ def test_a_dry_run_shows_what_is_learned(
         assert f"⟦{text}<|im_end|>" in shown
     assert shown.count("⟦") == {"dpo": 2, "orpo": 2, "kto": 1, "rloo": 0}[method]
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "bits"), [("sft", "4bit"), ("grpo", "4bit"), ("dpo", "8bit")]
+)
+def test_adapters_train_on_weights_in_fewer_bits(
+    tmp_path: Path, method: str, bits: str
+) -> None:
+    """Blocks of 64 weights share a scale, which needs a model that wide."""
+    shape = {"hidden_size": 128, "intermediate_size": 128, "head_dim": 64}
+    model = tiny.save(tmp_path / "model", num_key_value_heads=2, **shape)
+    spec = spec_of(method, model, tmp_path)
+    spec["model"] = {"id": str(model), "quantize": bits}
+    script = render(tmp_path, spec)
+    assert '#     "bitsandbytes==' in script.read_text()
+    module, dtypes = load(script), []
+    fit = module.fit
+
+    def noting(trainer: Any, *rest: Any, **named: Any) -> bool:
+        layer = trainer.model.get_base_model().model.layers[0].mlp.up_proj.base_layer
+        dtypes.append(str(layer.weight.dtype))
+        return bool(fit(trainer, *rest, **named))
+
+    module.fit = noting
+    assert here(script, "--phase", method, module=module) == 0
+    assert dtypes == ["torch.uint8" if bits == "4bit" else "torch.int8"]
+    assert (tmp_path / "runs" / "x" / "model" / "adapter_model.safetensors").is_file()
+    assert [row["step"] for row in logged(tmp_path / "runs" / "x")] == [1, 2, 3, 4]

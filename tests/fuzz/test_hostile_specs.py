@@ -33,11 +33,13 @@ BASE: dict[str, Any] = {
         "revision": SHA,
         "attention": "sdpa",
         "tokenizer": "owner/tokenizer",
+        "chat_template": "{{ messages }}",
         "frozen": {
             "commit": SHA,
             "tokenizer_commit": SHA,
             "config_sha256": DIGEST,
             "chat_template_sha256": DIGEST,
+            "thinking_switch": "thinking",
             "model_type": "llama",
             "architecture": "LlamaForCausalLM",
             "auto_class": "causal-lm",
@@ -69,6 +71,7 @@ BASE: dict[str, Any] = {
     "rewards": [
         {"name": "exact_answer", "extract": "a(b)"},
         {"name": "pattern", "pattern": "x"},
+        {"name": "tool_selection", "tools": [{"name": "x", "description": "y"}]},
     ],
     "gate": {"metric": "mean_token_accuracy"},
     "push": {"repo": "owner/result", "enabled": True},
@@ -179,7 +182,8 @@ def test_every_text_field_of_a_spec_is_attacked() -> None:
         if not any(one == name or one.startswith(f"{name}.") for one in attacked)
         and not name.startswith(tuple(f"{phase}.data." for phase in (*KINDS, "eval")))
     }
-    assert missing <= {"rewards.function", "data.sha256"}
+    # A pipeline, which this is, has no metric that chooses a checkpoint.
+    assert missing <= {"rewards.function", "data.sha256", "eval.metric"}
 
 
 def attempt(document: dict[str, Any]) -> str | CarlError:
@@ -211,6 +215,22 @@ def test_hostile_text_stays_in_the_configuration(field: str, kind: str) -> None:
     assert at(spec, path) == text
 
 
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_metric_stays_in_the_configuration(kind: str) -> None:
+    specs = [
+        {"method": "sft", "eval": {"every": 5, "metric": metric}}
+        for metric in (HOSTILE[kind], "loss")
+    ]
+    script = attempt(specs[0])
+    if isinstance(script, CarlError):
+        assert "eval.metric" in str(script)
+        assert script.exit_code == 2
+    else:
+        assert outside_configuration(script) == outside_configuration(
+            rendered(specs[1])
+        )
+
+
 def test_ordinary_text_is_accepted() -> None:
     assert len(BLOCK.findall(plain())) == 1
 
@@ -229,6 +249,9 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
             {"name": "exact_answer"},
             {"name": "pattern", "pattern": "[0-9]+", "full": True},
             {"name": "length", "target": 20},
+            {"name": "conciseness"},
+            {"name": "tool_call_format", "tools": [{"name": "read"}]},
+            {"name": "click_inside", "width": 3, "height": 4, "scale": 1},
         ]
     )
     document: dict[str, Any] = {

@@ -76,7 +76,7 @@ def test_rows_depend_on_the_seed_and_on_nothing_else() -> None:
 
 
 def test_pairs_hold_the_answer_and_one_with_one_wrong_digit() -> None:
-    rows = builtin_pairs(5, 300)
+    rows = builtin_pairs("sft", 5, 300)
     assert rows["prompt"][:] == builtin_rows("sft", 5, 300)["prompt"][:]
     places, changes = set(), set()
     for row in rows:
@@ -92,19 +92,21 @@ def test_pairs_hold_the_answer_and_one_with_one_wrong_digit() -> None:
 
 
 def test_judged_answers_are_right_and_wrong_in_turn() -> None:
-    rows = builtin_judged(5, 301)
+    rows = builtin_judged("sft", 5, 301)
     assert set(rows.column_names) == {"prompt", "completion", "label"}
     assert rows.features["label"].dtype == "bool"
     assert rows["label"][:] == ([True, False] * 151)[:301]
     for row in rows:
         assert (row["completion"] == row["prompt"][::-1]) is row["label"]
-    wrong = builtin_pairs(5, 301)["rejected"][1::2]
+    wrong = builtin_pairs("sft", 5, 301)["rejected"][1::2]
     assert rows["completion"][1::2] == wrong
     assert rows["prompt"][:] == builtin_rows("sft", 5, 301)["prompt"][:]
 
 
 @pytest.mark.parametrize("make", [builtin_pairs, builtin_judged])
 def test_preferences_depend_on_the_seed_and_on_nothing_else(make: Any) -> None:
-    rows = make(5, 50).to_list()
-    assert make(5, 60).to_list()[:50] == rows
-    assert make(6, 50).to_list() != rows
+    rows = make("sft", 5, 50).to_list()
+    assert make("sft", 5, 60).to_list()[:50] == rows
+    assert make("sft", 6, 50).to_list() != rows
+    held_out = make("eval", 5, 50)["prompt"]
+    assert all(sum(map(int, prompt)) % 3 == 2 for prompt in held_out)

@@ -19,6 +19,7 @@ from carl_runtime_min.data import (
     hub_rows,
     preference_rows,
     prepared,
+    row_length,
     sft_rows,
 )
 from carl_runtime_min.dryrun import show_row
@@ -231,12 +232,40 @@ def test_prompts_that_do_not_fit_are_left_out_and_counted(
     else:
         ids = PLAIN("xxxxx")
     longest = len(ids["input_ids"])
-    assert len(fitting(rows, words, longest)) == 2
-    assert f"left out 2 prompts over {longest} tokens" in capsys.readouterr().out
-    assert len(fitting(rows, words, 1000)) == 4
+    limits = {"longest": longest, "too_long": "drop"}
+    assert fitting(rows, words, source("x", **limits)).to_list() == rows.to_list()[:2]
+    told = f"x: 2 of 4 rows have over {longest} tokens: left out"
+    assert told in capsys.readouterr().out
+    whole = source("x", longest=1000, too_long="refuse")
+    assert len(fitting(rows, words, whole)) == 4
     assert capsys.readouterr().out == ""
-    with pytest.raises(UsageError, match="prompt"):
-        fitting(rows, words, 0)
+    with pytest.raises(UsageError, match="4 of 4 rows have over 0 tokens"):
+        fitting(rows, words, source("x", longest=0, too_long="drop"))
+
+
+def test_long_rows_may_be_cut_by_the_trainer_or_refused(capsys: Any) -> None:
+    pairs = [("a", "b", "c"), ("a", "b", "c" * 30), ("a" * 30, "b", "c")]
+    rows = Dataset.from_list(
+        [{"prompt": p, "chosen": c, "rejected": r} for p, c, r in pairs]
+    )
+    cut = source("x", longest=5, too_long="truncate")
+    assert fitting(rows, PLAIN, cut).to_list() == rows.to_list()
+    assert "x: 2 of 3 rows have over 5 tokens: cut" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="the first is row 2") as caught:
+        fitting(rows, PLAIN, source("x", longest=5, too_long="refuse"))
+    assert "max_length" in caught.value.remedy
+
+
+@pytest.mark.parametrize("kind", ["messages", "answered", "judged"])
+def test_the_length_of_a_row_is_what_the_trainer_makes_of_it(kind: str) -> None:
+    question, answer = [user("q" * 9)], [assistant("a" * 4)]
+    row = {
+        "messages": {"messages": question + answer},
+        "answered": {"prompt": question, "completion": answer},
+        "judged": {"prompt": question, "chosen": answer, "rejected": [assistant("a")]},
+    }[kind]
+    ids = CHAT.apply_chat_template(question + answer)["input_ids"]
+    assert row_length(row, CHAT) == len(ids)
 
 
 TURNS = [user("q"), assistant("a")]

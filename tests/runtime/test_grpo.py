@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -688,3 +689,20 @@ def test_conversations_are_scored_as_text_of_the_last_message(tmp_path: Path) ->
     trainer = trainers.grpo(tmp_path, cascade=STAGE_A, tasks=(lower,), max_steps=1)
     trainer.train()
     assert 0 < logged(trainer, "rewards/lower/mean")[0] < 1
+
+
+@pytest.mark.parametrize("method", ["GRPO", "RLOO"])
+def test_an_evaluation_is_by_the_task_alone_and_leaves_no_trace(
+    tmp_path: Path, method: str
+) -> None:
+    trainer = trainers.grpo(
+        tmp_path, method=method, samples_every=1, per_device_eval_batch_size=8
+    )
+    trainer.train()
+    before = copy.deepcopy(vars(trainer.cascade))
+    samples = (tmp_path / "samples.jsonl").read_bytes()
+    assert trainer.cascade.stage == "B"
+    found = trainer.evaluate(eval_dataset=trainers.chats(2))
+    assert found["eval_reward"] == pytest.approx(found["eval_rewards/lower/mean"])
+    assert vars(trainer.cascade) == before
+    assert (tmp_path / "samples.jsonl").read_bytes() == samples

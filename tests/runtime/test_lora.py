@@ -72,6 +72,7 @@ FAMILIES = {
         {"n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 320},
         "c_attn c c_fc",
     ),
+    "modernbert-decoder": (SMALL, "Wi Wo q k v"),
     "qwen3_vl": (
         {"text_config": SMALL, "vision_config": QWEN_VISION},
         "q k v o gate up down",

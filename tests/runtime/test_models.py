@@ -19,6 +19,7 @@ from carl_runtime_min.models import (
     load_adapter,
     load_model,
     load_tokenizer,
+    templated_tokenizer,
 )
 from tests import tiny, trainers
 
@@ -27,6 +28,7 @@ def source(path: Path | str, **given: Any) -> dict[str, Any]:
     options = {"revision": None, "dtype": "auto", "attn_implementation": None}
     return {
         "id": str(path),
+        "class": "AutoModelForCausalLM",
         "adapter": False,
         "options": {key: given.pop(key, options[key]) for key in options},
         "tokenizer": str(path),
@@ -45,6 +47,36 @@ def test_a_local_model_is_loaded_as_saved(tiny_model_dir: Path) -> None:
     words = load_tokenizer(source(tiny_model_dir))
     assert (words.pad_token, words.eos_token) == ("<|pad|>", tiny.END)
     assert words.chat_template == tiny.CHAT_TEMPLATE
+
+
+THINKING = tiny.CHAT_TEMPLATE + (
+    "{% if add_generation_prompt and enable_thinking is defined and "
+    "enable_thinking is false %}<think></think>{% endif %}"
+)
+QUESTION = [{"role": "user", "content": "why?"}]
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_thinking_is_switched_by_default_and_may_still_be_set(
+    tmp_path: Path, on: bool
+) -> None:
+    tiny.tokenizer(THINKING).save_pretrained(tmp_path / "given")
+    template = {"text": None, "switch": "enable_thinking", "thinking": on}
+    words = templated_tokenizer(source(tmp_path / "given", template=template))
+    words.save_pretrained(tmp_path / "saved")
+    for one in (words, load_tokenizer(source(tmp_path / "saved"))):
+        for given, silent in (({}, not on), ({"enable_thinking": not on}, on)):
+            text = one.apply_chat_template(
+                QUESTION, tokenize=False, add_generation_prompt=True, **given
+            )
+            assert text.endswith("<think></think>") == silent
+            assert text.startswith("<|im_start|>user\nwhy?")
+
+
+def test_a_chat_template_of_the_spec_replaces_the_models(tiny_model_dir: Path) -> None:
+    template = {"text": "T:{{ messages[0].content }}", "switch": None, "thinking": None}
+    words = templated_tokenizer(source(tiny_model_dir, template=template))
+    assert words.apply_chat_template(QUESTION, tokenize=False) == "T:why?"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 
 from carl_runtime_min.errors import UsageError
 from carl_runtime_min.tasks import (
+    answer_text,
     completion_text,
     exact_answer_reward,
     length_reward,
@@ -40,6 +41,22 @@ def scores(reward: Any, texts: list[Any], **columns: Any) -> list[float | None]:
 )
 def test_the_text_of_a_completion(completion: Any, text: str) -> None:
     assert completion_text(completion) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("7", "7"),
+        ("<think>6?</think>\n\n7\n", "7"),
+        ("6?</think>7", "7"),
+        ("<think>6?</think>7<think>8?", "7"),
+        ("<think>6?", ""),
+        ("", ""),
+    ],
+)
+def test_the_answer_is_what_follows_the_thoughts(text: str, answer: str) -> None:
+    assert answer_text(text) == answer
+    assert answer_text(chat(text)) == answer
 
 
 EXACT = {"extract": None}

@@ -50,6 +50,36 @@ def test_a_local_model_is_described_without_network(make_model: MakeModel) -> No
     assert notes == [f"{directory} is a local directory: its weights are not pinned"]
 
 
+SWITCHED = TEMPLATE + (
+    "{% if add_generation_prompt %}A:{% if enable_thinking is false %}"
+    "<think></think>{% endif %}{% endif %}"
+)
+
+
+def test_a_chat_template_of_the_spec_is_described_for_the_models(
+    make_model: MakeModel,
+) -> None:
+    directory = make_model(QWEN3, chat_template__jinja=TEMPLATE)
+    model = {"id": str(directory), "chat_template": SWITCHED, "thinking": "off"}
+    spec = TrainSpec.model_validate({"model": model, "method": "sft"})
+    frozen = freeze(spec).model.frozen
+    assert frozen is not None
+    assert (frozen.thinking, frozen.thinking_switch) == (
+        "switchable",
+        "enable_thinking",
+    )
+    digest = hashlib.sha256(SWITCHED.encode()).hexdigest()
+    assert frozen.chat_template_sha256 == digest
+
+
+def test_thinking_cannot_be_switched_without_a_switch(make_model: MakeModel) -> None:
+    directory = make_model(QWEN3, chat_template__jinja=TEMPLATE)
+    model = {"id": str(directory), "thinking": "off"}
+    with pytest.raises(SpecError) as caught:
+        freeze(TrainSpec.model_validate({"model": model, "method": "sft"}))
+    assert [problem.where for problem in caught.value.problems] == ["model.thinking"]
+
+
 def test_a_frozen_spec_needs_neither_files_nor_network(
     make_model: MakeModel, tmp_path: Path
 ) -> None:

@@ -40,6 +40,18 @@ def test_what_the_file_leaves_out_comes_from_the_class(make_model: MakeModel) ->
     assert model.kv_bytes_per_token == 32 * 2 * 4096 * 2
 
 
+def test_the_width_of_layers_that_differ_is_that_of_the_widest(
+    make_model: MakeModel,
+) -> None:
+    widths = {"intermediate_size": [64, 128, 96]}
+    assert ModelSpec.from_pretrained(
+        make_model({**QWEN3, **widths})
+    ).intermediate_size == max(widths["intermediate_size"])
+    bad = make_model({**QWEN3, "intermediate_size": [64, "wide"]})
+    with pytest.raises(UsageError, match="intermediate_size is 'wide'"):
+        ModelSpec.from_pretrained(bad)
+
+
 def test_derived_defaults_follow_the_file(make_model: MakeModel) -> None:
     config = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 8}
     model = ModelSpec.from_pretrained(make_model({**config, "num_hidden_layers": 2}))

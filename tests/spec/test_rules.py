@@ -76,6 +76,74 @@ BROKEN: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
         spec_of(method="kto", kto={"data": {"id": "c/d", "columns": {"label": "a"}}}),
     ),
     (
+        "eval.patience",
+        spec_of(eval={"patience": 3}),
+        "eval.every",
+        spec_of(method="sft", eval={"every": 10, "patience": 3}),
+    ),
+    (
+        "eval.every",
+        spec_of(eval={"every": 10}),
+        "method: sft",
+        spec_of(method="sft", eval={"every": 10}),
+    ),
+    (
+        "eval.patience",
+        spec_of(method="sft", eval={"every": 10, "best": False, "patience": 3}),
+        "eval.best",
+        spec_of(method="sft", eval={"every": 10, "best": True, "patience": 3}),
+    ),
+    (
+        "sft.save_steps, eval.every",
+        spec_of(method="sft", eval={"every": 10}, sft={"save_steps": 25}),
+        "to 20",
+        spec_of(method="sft", eval={"every": 10}, sft={"save_steps": 20}),
+    ),
+    (
+        "grpo.save_steps",
+        spec_of(method="grpo", eval={"every": 10}, grpo={"num_iterations": 4}),
+        "8 or 12",
+        spec_of(method="grpo", eval={"every": 12}, grpo={"num_iterations": 4}),
+    ),
+    (
+        "eval.data",
+        spec_of(method="dpo", eval={"every": 10, "data": "held-out.jsonl"}),
+        "both from the hub",
+        spec_of(method="dpo", eval={"every": 10, "data": "org/held-out"}),
+    ),
+    (
+        "lora",
+        spec_of(model={"id": "a/b", "quantize": "4bit"}, lora=False),
+        "remove `lora: false`",
+        spec_of(model={"id": "a/b", "quantize": "4bit"}, lora={"r": 8}),
+    ),
+    (
+        "model.quantize",
+        spec_of(
+            model={"id": "a/b", "quantize": "4bit", "frozen": {"quantization": "awq"}}
+        ),
+        "unquantised checkpoint",
+        spec_of(model={"id": "a/b", "frozen": {"quantization": "awq"}}),
+    ),
+    (
+        "model.chat_template",
+        spec_of(model={"id": "a/b", "chat_template": "{% for m in x %}"}),
+        "text of a template",
+        spec_of(model={"id": "a/b", "chat_template": "{{ messages }}"}),
+    ),
+    (
+        "model.thinking",
+        {"model": {"id": "builtin", "thinking": "off"}},
+        "remove it",
+        {"model": {"id": "builtin", "thinking": "auto"}},
+    ),
+    (
+        "grpo.too_long",
+        spec_of(grpo={"too_long": "truncate"}),
+        "drop",
+        spec_of(grpo={"too_long": "refuse"}),
+    ),
+    (
         "dpo.trainer.losstype",
         spec_of(method="dpo", dpo={"trainer": {"losstype": "ipo"}}),
         "loss_type",
@@ -215,6 +283,38 @@ BROKEN: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
         spec_of(rewards=[{"weight": 1}]),
         "exact_answer",
         spec_of(rewards=[{"name": "length", "target": 9}]),
+    ),
+    (
+        "rewards.0",
+        {"method": "grpo", "rewards": [{"name": "tool_chain"}]},
+        "data: rows.jsonl",
+        spec_of(rewards=[{"name": "tool_chain"}]),
+    ),
+    (
+        "rewards.0.scale",
+        spec_of(rewards=[{"name": "coordinate_format", "scale": 1}]),
+        "reward's name",
+        spec_of(rewards=[{"name": "click_inside", "scale": 1}]),
+    ),
+    (
+        "rewards.0.tools.0",
+        spec_of(rewards=[{"name": "tool_selection", "tools": [{"title": "read"}]}]),
+        "{name: read,",
+        spec_of(rewards=[{"name": "tool_selection", "tools": [{"name": "read"}]}]),
+    ),
+    (
+        "rewards.0.tools.0",
+        spec_of(
+            rewards=[{"name": "tool_selection", "tools": [{"name": "a", "x": {1, 2}}]}]
+        ),
+        "correct the value",
+        spec_of(rewards=[{"name": "tool_selection", "tools": [{"name": "a", "x": 1}]}]),
+    ),
+    (
+        "rewards.0.pattern",
+        spec_of(rewards=[{"name": "conciseness", "pattern": "("}]),
+        "correct it",
+        spec_of(rewards=[{"name": "conciseness"}]),
     ),
     (
         "rewards.0.function",

@@ -24,11 +24,11 @@ PROMPT = "{% if add_generation_prompt %}<|assistant|>"
             + PROMPT
             + "{% if enable_thinking is defined and not enable_thinking %}"
             + "<think></think>{% endif %}{% endif %}",
-            Thinking("switchable", "enable_thinking"),
+            Thinking("switchable", "enable_thinking", boolean=True),
         ),
         (
             TURNS + "{% if thinking %}<think>{% endif %}",
-            Thinking("switchable", "thinking"),
+            Thinking("switchable", "thinking", boolean=True),
         ),
         (
             "Reasoning: {{ reasoning_effort or 'medium' }}" + TURNS,
@@ -91,5 +91,5 @@ def test_a_template_is_found_in_the_tokenizer_config(make_model: MakeModel) -> N
     )
 
     assert ModelSpec.from_pretrained(directory).thinking == Thinking(
-        "switchable", "thinking"
+        "switchable", "thinking", boolean=True
     )

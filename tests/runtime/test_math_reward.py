@@ -1,0 +1,67 @@
+"""Answers that are equal score, however they are written; what hangs does not stop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from carl_runtime_min import math_reward
+from carl_runtime_min.math_reward import MathJudge, math_answer_reward
+
+SLOW = "\\boxed{x^{12} + 3x + \\frac{1}{2}}", "$(x+1)^{12}$"
+
+
+@pytest.fixture(scope="module")
+def judge() -> Iterator[MathJudge]:
+    made = MathJudge()
+    yield made
+    made.pool.terminate()
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "score"),
+    [
+        ("The answer is 72.", "72", 1.0),
+        ("1,234", "1234", 1.0),
+        ("so $\\frac{1}{2}$", "0.5", 1.0),
+        ("it is 3/4", "\\frac{3}{4}", 1.0),
+        ("\\boxed{\\{1, 2\\}}", "$\\{2, 1\\}$", 1.0),
+        ("\\boxed{x^2+2x+1}", "$(x+1)^2$", 1.0),
+        ("50%", "0.5", 1.0),
+        ("first 72, then 73", "72", 0.0),
+        ("hi", "72", 0.0),
+        ("", "72", 0.0),
+        ("\\boxed{\\frac{1}{0}}{{{", "72", 0.0),
+        ("72", "", 0.0),
+    ],
+)
+def test_equal_answers_score(
+    judge: MathJudge, text: str, answer: str, score: float
+) -> None:
+    assert judge.score(text, answer) == score
+
+
+def test_an_answer_that_takes_too_long_scores_nothing_and_is_ended(
+    judge: MathJudge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert judge.score("1", "1") == 1.0
+    [worker] = judge.pool._pool
+    monkeypatch.setattr(math_reward, "SECONDS", 1e-4)
+    assert judge.score(*SLOW) == 0.0
+    worker.join(timeout=60)
+    assert not worker.is_alive()
+    monkeypatch.undo()
+    assert judge.score("2", "2") == 1.0
+
+
+def test_thoughts_are_no_answer_and_no_answer_is_no_score() -> None:
+    reward: Any = math_answer_reward({})
+    texts = ["<think>7</think> 8", "<think>8", "8"]
+    batch = {
+        "completions": texts,
+        "completion_ids": [[1]] * 3,
+        "answer": [8, "8", None],
+    }
+    assert reward(**batch) == [1.0, 0.0, None]

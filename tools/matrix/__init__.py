@@ -1,0 +1,1 @@
+"""`make matrix`: which model types of transformers the scripts train, by trying."""
