@@ -15,7 +15,7 @@ help:
 	@echo "make golden       write the golden files anew"
 	@echo "make tables       write the tables made from the pinned libraries anew"
 	@echo "make seeds        the built-in run with ten seeds (about 15 minutes)"
-	@echo "make matrix       SFT and GRPO on every model type (about 40 minutes)"
+	@echo "make matrix       SFT and GRPO on every model type (20 to 40 minutes)"
 	@echo "make demo-real    GRPO with CARL on a pretrained model (about 10 minutes)"
 	@echo "make wheel-check  the wheel, installed alone, writes the same script"
 

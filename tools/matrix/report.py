@@ -33,7 +33,8 @@ sides; that includes adapters and activation checkpointing.
 
 This says that the code of a type works. It says nothing of the quality of a model, of
 GPUs, of quantised weights, or of files in an older layout. Types for images and text
-got text: there are no recipes for images yet.
+got text: there are no recipes for images yet. A type with another class for text alone
+is in both tables.
 
 Measured with {versions}.
 """
