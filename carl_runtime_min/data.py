@@ -54,6 +54,7 @@ def prepared(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
     if absent or not kept:
         reason = f"no column {absent[0]!r}" if absent else "too few rows"
         remedy = f"map columns under data.columns; there are {rows.column_names}"
+        remedy = remedy if absent else "add rows, or lower eval.items"
         raise UsageError(f"{name}: {reason}", remedy=remedy)
     system = [{"role": "system", "content": source["system_prompt"]}]
     chat = bool(tokenizer.chat_template)
@@ -76,6 +77,8 @@ def prepared(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
             text = [{"role": role, "content": text}]
         if column == "prompt" and text[-1]["role"] == "assistant":
             text = text[:-1]
+        if not text:
+            raise UsageError(f"{name}: a prompt is an answer", remedy="mend the row")
         own = column in ANSWERS or text[0]["role"] == "system"
         return text if own or not source["system_prompt"] else system + text
 
@@ -129,11 +132,12 @@ def preference_rows(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
 
 def row_length(row: dict[str, Any], tokenizer: Any) -> int:
     """Tokens of a row: of its prompt, with the longest of its answers if it has any."""
-    asked = row.get("prompt") or row["messages"]
+    asked = row["prompt"] if "prompt" in row else row["messages"]
     answers = [row[name] for name in ANSWERS if name in row]
     whole = [asked + answer for answer in answers] or [asked]
     if isinstance(asked, str):
-        return max(len(tokenizer(text)["input_ids"]) for text in whole)
+        end = bool(answers)  # the trainer appends the end of sequence
+        return max(len(tokenizer(text)["input_ids"]) + end for text in whole)
     start = not answers and "messages" not in row  # of an answer yet to come
     render = partial(tokenizer.apply_chat_template, add_generation_prompt=start)
     return max(len(render(talk)["input_ids"]) for talk in whole)
@@ -153,5 +157,6 @@ def fitting(rows: Any, tokenizer: Any, source: dict[str, Any]) -> Any:
         first = next(i for i, length in enumerate(lengths) if length > longest)
         raise UsageError(f"{what}, the first is row {first + 1}", remedy=remedy)
     if over:
-        print(f"{what}: {'left out' if policy == 'drop' else 'cut'}")
+        cut = "cut by the trainer, or left out if the answer has no room"
+        print(f"{what}: {'left out' if policy == 'drop' else cut}")
     return rows.select(fits) if policy == "drop" else rows

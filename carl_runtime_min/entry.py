@@ -42,7 +42,9 @@ def parse_arguments(description: str | None, run_dir: str) -> argparse.Namespace
 
 def identity(config: dict[str, Any], phases: list[str]) -> dict[str, Any]:
     """What must be the same when a run continues, the most telling first."""
-    data = [config[phase]["data"] for phase in phases if "data" in config[phase]]
+    blocks = [config[phase] for phase in phases]
+    blocks += [block["validation"] for block in blocks if "validation" in block]
+    data = [block["data"] for block in blocks if "data" in block]
     files = {one["id"] for one in data if Path(one["id"]).is_file()}
     spec = json.dumps(config["spec"], sort_keys=True, separators=(",", ":"))
     return {

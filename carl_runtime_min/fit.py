@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,7 +56,8 @@ class Recorder(Observer):
     """
 
     def __init__(self, run: Run, width: int, parts: dict[str, Any]) -> None:
-        self.run, self.width, self.parts, self.finished = run, width, parts, False
+        self.run, self.width, self.parts = run, width, parts
+        self.finished = self.asked = False
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         logs, step = kwargs["logs"], state.global_step
@@ -76,13 +78,15 @@ class Recorder(Observer):
         asked = torch.tensor(float(asked_to_stop(self.run.path)), device=args.device)
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(asked)  # all ranks stop after the same step
-        if asked.item():
-            control.should_save = control.should_training_stop = True
-            control.should_evaluate = False
+        self.asked = bool(asked.item())
+        control.should_save |= self.asked
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.finished = control.should_training_stop  # the patience is used up
         self.keep(state)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop |= self.asked
 
     def keep(self, state: Any) -> None:
         """Put into the next checkpoint what a resume needs."""
@@ -116,7 +120,8 @@ def fit(
         for name, part in parts.items():
             vars(part).update(saved["parts"][name])
     if saved.get("finished"):  # a crash kept the result from being saved
-        trainer._load_from_checkpoint(state["best_model_checkpoint"] or str(start))
+        best = Path(str(state["best_model_checkpoint"] or start)).name
+        trainer._load_from_checkpoint(str(run.checkpoints / best))
     else:
         trainer.train(resume_from_checkpoint=str(start) if start else None)
         if not trainer.state.global_step:

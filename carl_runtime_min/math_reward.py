@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
 from typing import Any
 
 from carl_runtime_min.tasks import TaskReward, answer_text
 
 SECONDS = 10.0  # for one answer
+FIRST = 120.0  # for the first one, with the imports
+PROSE = r"(?<![\\A-Za-z])[A-Za-z]{2,}|\$|\\boxed|\\[\[(]"  # or LaTeX with marks
 
 
 def math_score(text: str, answer: str) -> float:
     """1 if `text` ends in what math-verify takes for `answer`, else 0."""
     from math_verify import parse, verify
 
-    return float(verify(parse(answer) or parse(f"${answer}$"), parse(text)))
+    ways = [answer, f"${answer}$"]  # of LaTeX without marks only a number would be read
+    first, second = ways if re.search(PROSE, answer) else reversed(ways)
+    return float(verify(parse(first) or parse(second), parse(text)))
 
 
 class MathJudge:
@@ -23,12 +28,11 @@ class MathJudge:
     pool: Any = None
 
     def score(self, text: str, answer: str) -> float:
-        if not self.pool:
-            self.pool = multiprocessing.get_context("spawn").Pool(1)
-            self.pool.apply(math_score, ("1", "1"))  # the imports take longer
+        seconds = SECONDS if self.pool else FIRST
+        self.pool = self.pool or multiprocessing.get_context("spawn").Pool(1)
         try:
             pending = self.pool.apply_async(math_score, (text, answer))
-            return float(pending.get(SECONDS))
+            return float(pending.get(seconds))
         except multiprocessing.TimeoutError:
             self.pool.terminate()
             self.pool = None

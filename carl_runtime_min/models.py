@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ def templated_tokenizer(source: dict[str, Any]) -> Any:
     """
     tokenizer, settings = load_tokenizer(source), source["template"]
     text = settings["text"] or tokenizer.chat_template
+    text = text["default"] if isinstance(text, dict) else text
     if settings["switch"]:
         name, value = settings["switch"], str(settings["thinking"]).lower()
         default = f"{{% set {name} = {value} %}}"
@@ -42,6 +44,13 @@ def load_model(source: dict[str, Any]) -> Any:
         options = {**options, "dtype": "bfloat16" if half else "float32"}
     kind = getattr(transformers, source["class"])  # another would lose weights
     return kind.from_pretrained(source["id"], **options)
+
+
+def load_quantized(source: dict[str, Any]) -> Any:
+    """The model in fewer bits, on the GPU of this rank: it cannot be moved there."""
+    rank, cuda = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.is_available()
+    options = {**source["options"], "device_map": {"": rank} if cuda else None}
+    return load_model({**source, "options": options})
 
 
 def add_adapter(model: Any, targets: list[str], settings: dict[str, Any]) -> Any:

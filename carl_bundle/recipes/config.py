@@ -118,6 +118,8 @@ def thinking(spec: TrainSpec) -> bool | None:
         return None
     if spec.model.thinking != "auto":
         return spec.model.thinking == "on"
+    if "sft" in spec.phases and spec.sft.trainer.get("assistant_only_loss"):
+        return None  # TRL knows the templates that it marks by their exact text
     short = sampled and (sampled.max_completion_length or SHORT) < SHORT
     return False if short else None
 
@@ -245,6 +247,7 @@ def validation_arguments(spec: TrainSpec, phase: PhaseSettings) -> dict[str, Any
         "per_device_eval_batch_size": batch,
     }
     if settings.best:
+        given["save_total_limit"] = max(2, phase.save_total_limit or 2)  # best and last
         given["load_best_model_at_end"] = True
         given["metric_for_best_model"] = settings.metric
         given["greater_is_better"] = not (settings.metric or "").endswith("loss")

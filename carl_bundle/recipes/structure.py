@@ -47,6 +47,7 @@ def structure(spec: TrainSpec) -> dict[str, str | bool]:
         "model": "builtin" if spec.model.is_builtin else "pretrained",
         "adapter": adapter(spec),
         "template": templated(spec),
+        "quantized": spec.model.quantize is not None,
         "split_phi": carl and may_think(spec),
         "sft_source": (spec.sft.data or spec.data).source,
         "sampled_source": ((spec.sampled or spec.grpo).data or spec.data).source,

@@ -83,6 +83,13 @@ def _model(spec: TrainSpec) -> Iterator[Problem]:
             "the chat template has no variable that turns thinking on and off",
             "remove it, or give a model.chat_template with such a variable",
         )
+    marked = "sft" in spec.phases and spec.sft.trainer.get("assistant_only_loss")
+    if model.thinking != "auto" and marked:
+        yield Problem(
+            "model.thinking, sft.trainer.assistant_only_loss",
+            "TRL marks the answers in chat templates that it knows, and no changed one",
+            "remove one of them, or give a model.chat_template with {% generation %}",
+        )
     pinned = model.revision if model.frozen is None else model.frozen.commit
     if model.trust_remote_code and not _SHA.fullmatch(pinned or ""):
         yield Problem(
@@ -278,13 +285,12 @@ def _validation(spec: TrainSpec) -> Iterator[Problem]:
             "set eval.best to true, or remove eval.patience",
         )
     for name, phase in spec.phases.items():
-        if settings.best and (phase.save_steps or 0) % settings.every:
-            below = (phase.save_steps or 0) // settings.every * settings.every
+        if settings.best and phase.save_steps != settings.every:
             yield Problem(
                 f"{name}.save_steps, eval.every",
-                f"a checkpoint every {phase.save_steps} steps is not always one that "
-                f"was evaluated (every {settings.every})",
-                f"set {name}.save_steps to {below or settings.every}",
+                f"a best model that is found every {settings.every} steps is not "
+                f"kept by a checkpoint every {phase.save_steps}",
+                f"set {name}.save_steps to {settings.every}",
             )
 
 

@@ -716,7 +716,7 @@ def builtin_rows(part: str, seed: int, count: int) -> Any:
     return Dataset.from_list(rows)
 
 
-# ---- carl_runtime_min/data.py sha256:4e81d11b94ed ------------------------------------
+# ---- carl_runtime_min/data.py sha256:81462056ed2e ------------------------------------
 QUESTIONS = ("prompt", "messages")
 ANSWERS = ("completion", "chosen", "rejected")
 
@@ -740,6 +740,7 @@ def prepared(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
     if absent or not kept:
         reason = f"no column {absent[0]!r}" if absent else "too few rows"
         remedy = f"map columns under data.columns; there are {rows.column_names}"
+        remedy = remedy if absent else "add rows, or lower eval.items"
         raise UsageError(f"{name}: {reason}", remedy=remedy)
     system = [{"role": "system", "content": source["system_prompt"]}]
     chat = bool(tokenizer.chat_template)
@@ -762,6 +763,8 @@ def prepared(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
             text = [{"role": role, "content": text}]
         if column == "prompt" and text[-1]["role"] == "assistant":
             text = text[:-1]
+        if not text:
+            raise UsageError(f"{name}: a prompt is an answer", remedy="mend the row")
         own = column in ANSWERS or text[0]["role"] == "system"
         return text if own or not source["system_prompt"] else system + text
 
@@ -840,7 +843,7 @@ def asked_to_stop(path: Path) -> bool:
     return (path / "stop").exists()
 
 
-# ---- carl_runtime_min/fit.py sha256:d61943d88a8e -------------------------------------
+# ---- carl_runtime_min/fit.py sha256:fcde03c7844d -------------------------------------
 SHOWN = (
     "loss mean_token_accuracy rewards/accuracies reward phi phi/chosen phi/rejected "
     "carl/weight eval_loss eval_reward"
@@ -883,7 +886,8 @@ class Recorder(Observer):
     """
 
     def __init__(self, run: Run, width: int, parts: dict[str, Any]) -> None:
-        self.run, self.width, self.parts, self.finished = run, width, parts, False
+        self.run, self.width, self.parts = run, width, parts
+        self.finished = self.asked = False
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         logs, step = kwargs["logs"], state.global_step
@@ -904,13 +908,15 @@ class Recorder(Observer):
         asked = torch.tensor(float(asked_to_stop(self.run.path)), device=args.device)
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(asked)  # all ranks stop after the same step
-        if asked.item():
-            control.should_save = control.should_training_stop = True
-            control.should_evaluate = False
+        self.asked = bool(asked.item())
+        control.should_save |= self.asked
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.finished = control.should_training_stop  # the patience is used up
         self.keep(state)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop |= self.asked
 
     def keep(self, state: Any) -> None:
         """Put into the next checkpoint what a resume needs."""
@@ -944,7 +950,8 @@ def fit(
         for name, part in parts.items():
             vars(part).update(saved["parts"][name])
     if saved.get("finished"):  # a crash kept the result from being saved
-        trainer._load_from_checkpoint(state["best_model_checkpoint"] or str(start))
+        best = Path(str(state["best_model_checkpoint"] or start)).name
+        trainer._load_from_checkpoint(str(run.checkpoints / best))
     else:
         trainer.train(resume_from_checkpoint=str(start) if start else None)
         if not trainer.state.global_step:
@@ -1241,7 +1248,7 @@ def show_row(tokenizer: Any, row: dict[str, Any], answers_only: bool = False) ->
         print("  never stop; check the chat template and the end-of-sequence token")
 
 
-# ---- carl_runtime_min/entry.py sha256:7271a5f812da -----------------------------------
+# ---- carl_runtime_min/entry.py sha256:44fb0a8d34a5 -----------------------------------
 UNSET = "correct the name, grant the access or free the space"
 
 
@@ -1261,7 +1268,9 @@ def parse_arguments(description: str | None, run_dir: str) -> argparse.Namespace
 
 def identity(config: dict[str, Any], phases: list[str]) -> dict[str, Any]:
     """What must be the same when a run continues, the most telling first."""
-    data = [config[phase]["data"] for phase in phases if "data" in config[phase]]
+    blocks = [config[phase] for phase in phases]
+    blocks += [block["validation"] for block in blocks if "validation" in block]
+    data = [block["data"] for block in blocks if "data" in block]
     files = {one["id"] for one in data if Path(one["id"]).is_file()}
     spec = json.dumps(config["spec"], sort_keys=True, separators=(",", ":"))
     return {

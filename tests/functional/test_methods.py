@@ -104,9 +104,9 @@ def test_a_stopped_run_ends_as_one_that_was_not(
     assert digests[0] == digests[1]
 
 
-@pytest.mark.parametrize("method", ["sft", "dpo", "grpo"])
+@pytest.mark.parametrize(("method", "at"), [("sft", 4), ("dpo", 3), ("grpo", 3)])
 def test_the_best_checkpoint_is_the_result_and_patience_survives_a_stop(
-    tmp_path: Path, tiny_model_dir: Path, method: str
+    tmp_path: Path, tiny_model_dir: Path, method: str, at: int
 ) -> None:
     """A rate that ruins the model: it never gets better than after the first steps."""
     spec = spec_of(method, tiny_model_dir, tmp_path, lora=False)
@@ -124,13 +124,15 @@ def test_the_best_checkpoint_is_the_result_and_patience_survives_a_stop(
     fit, stopped = module.fit, []
 
     def stop_once(trainer: Any, run: Any, *rest: Any) -> bool:
-        trainer.add_callback(Asked(run.path, 3) if not stopped else Observer())
+        trainer.add_callback(Asked(run.path, at) if not stopped else Observer())
         stopped.append(True)
         return bool(fit(trainer, run, *rest))
 
     module.fit = stop_once
     assert here(script, "--phase", method, module=module) == 85
-    assert [row["step"] for row in logged(run)] == [1, 2, 3]
+    assert [row["step"] for row in logged(run)] == [*range(1, at + 1)]
+    kept = run / "checkpoints" / method
+    assert (kept / f"checkpoint-{at}").is_dir()  # beside the best one
     (run / "stop").unlink()
     assert here(script, "--phase", method, module=module) == 0
     lines = (run / "metrics.jsonl").read_text().splitlines()
@@ -142,8 +144,7 @@ def test_the_best_checkpoint_is_the_result_and_patience_survives_a_stop(
     assert method == "dpo" or max(scores) < 40
     summary = read_json(run / "summary.json")
     assert (summary["best_global_step"], summary["best_metric"]) == (best, scores[best])
-    kept = run / "checkpoints" / method / f"checkpoint-{best}"
-    assert weights_sha256(run / "model") == weights_sha256(kept)
+    assert weights_sha256(run / "model") == weights_sha256(kept / f"checkpoint-{best}")
 
 
 def test_rloo_lets_carl_in(tmp_path: Path, tiny_model_dir: Path) -> None:

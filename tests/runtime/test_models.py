@@ -79,6 +79,18 @@ def test_a_chat_template_of_the_spec_replaces_the_models(tiny_model_dir: Path) -
     assert words.apply_chat_template(QUESTION, tokenize=False) == "T:why?"
 
 
+def test_of_several_chat_templates_the_default_is_meant(tmp_path: Path) -> None:
+    words = tiny.tokenizer()
+    words.chat_template = {"default": THINKING, "tool_use": "T"}
+    words.save_pretrained(tmp_path)
+    template = {"text": None, "switch": "enable_thinking", "thinking": False}
+    text = templated_tokenizer(source(tmp_path, template=template)).apply_chat_template(
+        QUESTION, tokenize=False, add_generation_prompt=True
+    )
+    assert text.startswith("<|im_start|>user\nwhy?")
+    assert text.endswith("<think></think>")
+
+
 @pytest.mark.parametrize(
     ("dtype", "expected"),
     [("float32", torch.float32), ("bfloat16", torch.bfloat16)],

@@ -96,8 +96,8 @@ BROKEN: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     (
         "sft.save_steps, eval.every",
         spec_of(method="sft", eval={"every": 10}, sft={"save_steps": 25}),
-        "to 20",
-        spec_of(method="sft", eval={"every": 10}, sft={"save_steps": 20}),
+        "to 10",
+        spec_of(method="sft", eval={"every": 10}, sft={"save_steps": 10}),
     ),
     (
         "grpo.save_steps",
@@ -136,6 +136,20 @@ BROKEN: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
         {"model": {"id": "builtin", "thinking": "off"}},
         "remove it",
         {"model": {"id": "builtin", "thinking": "auto"}},
+    ),
+    (
+        "model.thinking, sft.trainer.assistant_only_loss",
+        spec_of(
+            model={"id": "a/b", "thinking": "off"},
+            method="sft",
+            sft={"trainer": {"assistant_only_loss": True}},
+        ),
+        "remove one",
+        spec_of(
+            model={"id": "a/b"},
+            method="sft",
+            sft={"trainer": {"assistant_only_loss": True}},
+        ),
     ),
     (
         "grpo.too_long",
