@@ -9,6 +9,7 @@ from carl_bundle.spec.imports.draft import Draft
 
 NOT_GIVEN = "it belongs to an evaluation every so many steps, which the file has not"
 SHARE = "it is a share of the rows; eval.items counts them"
+OFTEN = "to keep the best model, a checkpoint is written at each evaluation"
 ROWS = "set eval.data to these rows"
 
 _STRATEGIES = ("eval_strategy", "evaluation_strategy")
@@ -40,6 +41,9 @@ def evaluation(
     draft.move("load_best_model_at_end", "eval.best")
     if get(draft.document, "eval.best") is None:
         draft.imply("eval.best", False)
+    every, saved = get(draft.document, "eval.every"), draft.settings.get("save_steps")
+    if get(draft.document, "eval.best") and saved != every:
+        draft.drop("save_steps", OFTEN)
     _metric(draft)
     draft.move(patience, "eval.patience")
     given = draft.settings.get(held_out)

@@ -197,7 +197,7 @@ def test_an_evaluation_every_so_many_steps() -> None:
     )
     spec = spec_of(result).eval
     assert (spec.every, spec.patience, spec.best) == (50, 3, True)
-    assert result.dropped.keys() == {"val_set_size"}
+    assert result.dropped.keys() == {"val_set_size", "save_steps"}
 
 
 @pytest.mark.parametrize(

@@ -252,7 +252,7 @@ def test_an_evaluation_every_so_many_steps() -> None:
         {
             "eval_strategy": "steps",
             "eval_steps": 50,
-            "save_steps": 100,
+            "save_steps": 50,
             "dataset_config": "main",
             "dataset_test_split": "dev",
             "load_best_model_at_end": True,
