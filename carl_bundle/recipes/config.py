@@ -258,12 +258,12 @@ def builtin_count(spec: TrainSpec, phase: PhaseSettings) -> int:
     """How many rows to make: every one is seen once, if the steps are given."""
     rows = phase.per_device_train_batch_size or 1
     rows *= phase.gradient_accumulation_steps or 1
-    sampled = isinstance(phase, SampledSettings)
+    default = 4096
     if isinstance(phase, SampledSettings):
-        rows //= phase.num_generations or 1
+        rows, default = rows // (phase.num_generations or 1), 1024
     if phase.max_steps:
         return rows * phase.max_steps
-    return (phase.data or spec.data).limit or (1024 if sampled else 4096)
+    return (phase.data or spec.data).limit or default
 
 
 def reference_options(spec: TrainSpec) -> dict[str, Any]:

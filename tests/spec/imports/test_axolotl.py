@@ -30,78 +30,78 @@ def rows(path: str = "rows.jsonl", **settings: Any) -> dict[str, Any]:
     return {"datasets": [{"path": path, **settings}]}
 
 
+WHOLE: dict[str, Any] = {
+    **rows("org/rows", name="main", split="train[:9]", type=OWN),
+    "tokenizer_config": "org/tokenizer",
+    "flash_attention": True,
+    "adapter": "lora",
+    "lora_r": 8,
+    "lora_alpha": 16,
+    "lora_dropout": 0.05,
+    "lora_target_linear": True,
+    "sequence_len": 4096,
+    "sample_packing": True,
+    "micro_batch_size": 2,
+    "gradient_accumulation_steps": 4,
+    "num_epochs": 4,
+    "optimizer": "adamw_torch",
+    "lr_scheduler": "cosine",
+    "learning_rate": "0.0002",
+    "warmup_steps": 10,
+    "weight_decay": 0.0,
+    "bf16": "auto",
+    "tf32": False,
+    "gradient_checkpointing": True,
+    "logging_steps": 1,
+    "output_dir": "./out",
+    "wandb_name": "try",
+    "use_wandb": True,
+    "hub_model_id": "me/mine",
+    "special_tokens": None,
+    "strict": False,
+    "val_set_size": 0.0,
+    "seed": 1,
+}
+WHOLE_SPEC: dict[str, Any] = {
+    "method": "sft",
+    "name": "try",
+    "seed": 1,
+    "output_dir": "./out",
+    "model": {
+        "id": "org/model",
+        "tokenizer": "org/tokenizer",
+        "attention": "flash_attention_2",
+    },
+    "data": {
+        "id": "org/rows",
+        "config": "main",
+        "split": "train[:9]",
+        "columns": {"prompt": "q", "completion": "a"},
+    },
+    "lora": {"r": 8, "alpha": 16.0, "dropout": 0.05},
+    "sft": {
+        "max_length": 4096,
+        "too_long": "drop",
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 4,
+        "num_train_epochs": 4,
+        "lr_scheduler_type": "cosine",
+        "learning_rate": 0.0002,
+        "warmup_steps": 10,
+        "weight_decay": 0.0,
+        "gradient_checkpointing": True,
+        "logging_steps": 1,
+        "trainer": {"packing": True, "optim": "adamw_torch", "tf32": False},
+    },
+    "report_to": ["wandb"],
+    "push": {"enabled": True, "repo": "me/mine"},
+}
+
+
 def test_a_whole_file_becomes_a_spec() -> None:
-    result = read(
-        {
-            **rows("org/rows", name="main", split="train[:9]", type=OWN),
-            "tokenizer_config": "org/tokenizer",
-            "flash_attention": True,
-            "adapter": "lora",
-            "lora_r": 8,
-            "lora_alpha": 16,
-            "lora_dropout": 0.05,
-            "lora_target_linear": True,
-            "sequence_len": 4096,
-            "sample_packing": True,
-            "micro_batch_size": 2,
-            "gradient_accumulation_steps": 4,
-            "num_epochs": 4,
-            "optimizer": "adamw_torch",
-            "lr_scheduler": "cosine",
-            "learning_rate": "0.0002",
-            "warmup_steps": 10,
-            "weight_decay": 0.0,
-            "bf16": "auto",
-            "tf32": False,
-            "gradient_checkpointing": True,
-            "logging_steps": 1,
-            "output_dir": "./out",
-            "wandb_name": "try",
-            "use_wandb": True,
-            "hub_model_id": "me/mine",
-            "special_tokens": None,
-            "strict": False,
-            "val_set_size": 0.0,
-            "seed": 1,
-        }
-    )
+    result = read(WHOLE)
     assert result.dropped == {}
-    assert spec_of(result) == TrainSpec.model_validate(
-        {
-            "method": "sft",
-            "name": "try",
-            "seed": 1,
-            "output_dir": "./out",
-            "model": {
-                "id": "org/model",
-                "tokenizer": "org/tokenizer",
-                "attention": "flash_attention_2",
-            },
-            "data": {
-                "id": "org/rows",
-                "config": "main",
-                "split": "train[:9]",
-                "columns": {"prompt": "q", "completion": "a"},
-            },
-            "lora": {"r": 8, "alpha": 16.0, "dropout": 0.05},
-            "sft": {
-                "max_length": 4096,
-                "too_long": "drop",
-                "per_device_train_batch_size": 2,
-                "gradient_accumulation_steps": 4,
-                "num_train_epochs": 4,
-                "lr_scheduler_type": "cosine",
-                "learning_rate": 0.0002,
-                "warmup_steps": 10,
-                "weight_decay": 0.0,
-                "gradient_checkpointing": True,
-                "logging_steps": 1,
-                "trainer": {"packing": True, "optim": "adamw_torch", "tf32": False},
-            },
-            "report_to": ["wandb"],
-            "push": {"enabled": True, "repo": "me/mine"},
-        }
-    )
+    assert spec_of(result) == TrainSpec.model_validate(WHOLE_SPEC)
 
 
 @pytest.mark.parametrize(

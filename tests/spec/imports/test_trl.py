@@ -25,81 +25,81 @@ def spec_of(result: Imported) -> TrainSpec:
     return TrainSpec.model_validate(result.document)
 
 
+WHOLE: dict[str, Any] = {
+    "model_revision": "v2",
+    "torch_dtype": "bfloat16",
+    "attn_implementation": "sdpa",
+    "dataset_config": "main",
+    "dataset_train_split": "train_sft",
+    "run_name": "try-1",
+    "output_dir": "out",
+    "seed": 7,
+    "learning_rate": 2e-4,
+    "num_train_epochs": 2,
+    "max_length": 2048,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 8,
+    "lr_scheduler_type": "linear",
+    "warmup_ratio": 0.1,
+    "weight_decay": 0.01,
+    "max_grad_norm": 0.5,
+    "logging_steps": 5,
+    "save_steps": 25,
+    "gradient_checkpointing": True,
+    "packing": True,
+    "optim": "adamw_torch",
+    "report_to": "wandb",
+    "push_to_hub": True,
+    "hub_model_id": "me/mine",
+    "hub_private_repo": False,
+    "use_peft": True,
+    "lora_r": 32,
+    "lora_alpha": 64,
+    "lora_dropout": 0.1,
+    "lora_target_modules": ["q_proj", "v_proj"],
+}
+WHOLE_SPEC: dict[str, Any] = {
+    "method": "sft",
+    "name": "try-1",
+    "seed": 7,
+    "output_dir": "out",
+    "model": {
+        "id": "org/model",
+        "revision": "v2",
+        "dtype": "bfloat16",
+        "attention": "sdpa",
+    },
+    "data": {"id": "org/rows", "config": "main", "split": "train_sft"},
+    "lora": {
+        "r": 32,
+        "alpha": 64.0,
+        "dropout": 0.1,
+        "targets": ["q_proj", "v_proj"],
+    },
+    "sft": {
+        "learning_rate": 2e-4,
+        "num_train_epochs": 2,
+        "max_length": 2048,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 8,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": 0.1,
+        "weight_decay": 0.01,
+        "max_grad_norm": 0.5,
+        "logging_steps": 5,
+        "save_steps": 25,
+        "gradient_checkpointing": True,
+        "trainer": {"packing": True, "optim": "adamw_torch"},
+    },
+    "report_to": ["wandb"],
+    "push": {"enabled": True, "repo": "me/mine", "private": False},
+}
+
+
 def test_a_whole_file_becomes_a_spec() -> None:
-    result = read(
-        {
-            "model_revision": "v2",
-            "torch_dtype": "bfloat16",
-            "attn_implementation": "sdpa",
-            "dataset_config": "main",
-            "dataset_train_split": "train_sft",
-            "run_name": "try-1",
-            "output_dir": "out",
-            "seed": 7,
-            "learning_rate": 2e-4,
-            "num_train_epochs": 2,
-            "max_length": 2048,
-            "per_device_train_batch_size": 2,
-            "gradient_accumulation_steps": 8,
-            "lr_scheduler_type": "linear",
-            "warmup_ratio": 0.1,
-            "weight_decay": 0.01,
-            "max_grad_norm": 0.5,
-            "logging_steps": 5,
-            "save_steps": 25,
-            "gradient_checkpointing": True,
-            "packing": True,
-            "optim": "adamw_torch",
-            "report_to": "wandb",
-            "push_to_hub": True,
-            "hub_model_id": "me/mine",
-            "hub_private_repo": False,
-            "use_peft": True,
-            "lora_r": 32,
-            "lora_alpha": 64,
-            "lora_dropout": 0.1,
-            "lora_target_modules": ["q_proj", "v_proj"],
-        }
-    )
+    result = read(WHOLE)
     assert result.dropped == {}
-    assert spec_of(result) == TrainSpec.model_validate(
-        {
-            "method": "sft",
-            "name": "try-1",
-            "seed": 7,
-            "output_dir": "out",
-            "model": {
-                "id": "org/model",
-                "revision": "v2",
-                "dtype": "bfloat16",
-                "attention": "sdpa",
-            },
-            "data": {"id": "org/rows", "config": "main", "split": "train_sft"},
-            "lora": {
-                "r": 32,
-                "alpha": 64.0,
-                "dropout": 0.1,
-                "targets": ["q_proj", "v_proj"],
-            },
-            "sft": {
-                "learning_rate": 2e-4,
-                "num_train_epochs": 2,
-                "max_length": 2048,
-                "per_device_train_batch_size": 2,
-                "gradient_accumulation_steps": 8,
-                "lr_scheduler_type": "linear",
-                "warmup_steps": 0.1,
-                "weight_decay": 0.01,
-                "max_grad_norm": 0.5,
-                "logging_steps": 5,
-                "save_steps": 25,
-                "gradient_checkpointing": True,
-                "trainer": {"packing": True, "optim": "adamw_torch"},
-            },
-            "report_to": ["wandb"],
-            "push": {"enabled": True, "repo": "me/mine", "private": False},
-        }
-    )
+    assert spec_of(result) == TrainSpec.model_validate(WHOLE_SPEC)
 
 
 @pytest.mark.parametrize(
