@@ -17,8 +17,8 @@ from pathlib import Path
 from carl_bundle.bundler.provenance import Script
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-LIMITS = {"sft": 350, "grpo": 700, "pipeline": 950}
-BUILTIN, BUILTIN_LIMIT = "carl_runtime_min/builtin.py", 150
+LIMITS = {"sft": 350, "grpo": 700, "tools": 950, "pipeline": 950}
+BUILTIN, BUILTIN_LIMIT = "carl_runtime_min/builtin", 150
 LONGEST_FUNCTION, WIDEST_LINE = 60, 88
 
 
@@ -36,16 +36,19 @@ def measure(path: Path) -> tuple[str, int, int, int, int]:
     counted = [
         section.text
         for section in script.sections
-        if section.name in ("wiring",)
-        or (section.name.startswith("carl_runtime_min/") and section.name != BUILTIN)
+        if section.name == "wiring"
+        or (
+            section.name.startswith("carl_runtime_min/")
+            and not section.name.startswith(BUILTIN)
+        )
     ]
     header = next(s.text for s in script.sections if s.name == "header")
     counted.append(header[header.index('"""') :])
-    builtin = [s.text for s in script.sections if s.name == BUILTIN]
+    builtin = [s.text for s in script.sections if s.name.startswith(BUILTIN)]
     widest = max(len(line) for text in counted for line in text.split("\n"))
     kind = "pipeline" if "eval" in script.config else "sft"
     if kind == "sft" and {"grpo", "rloo"} & set(script.config):
-        kind = "grpo"
+        kind = "tools" if "tools" in script.config.get("grpo", {}) else "grpo"
     return kind, sum(map(held, counted)), sum(map(held, builtin)), longest, widest
 
 

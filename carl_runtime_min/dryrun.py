@@ -6,6 +6,8 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
+from carl_runtime_min.data import tools_of
+
 
 def show_row(tokenizer: Any, row: dict[str, Any], answers_only: bool = False) -> None:
     """Print a row as the model sees it, the tokens that it learns in ⟦ ⟧.
@@ -13,7 +15,8 @@ def show_row(tokenizer: Any, row: dict[str, Any], answers_only: bool = False) ->
     Warns when no end-of-sequence token is among them: such a model never stops.
     """
     prompt, learned = row.get("prompt"), row.get("completion") or row.get("messages")
-    render = partial(tokenizer.apply_chat_template, return_dict=True)
+    tools = tools_of(row) if learned else None  # GRPO shows none of the rows
+    render = partial(tokenizer.apply_chat_template, return_dict=True, tools=tools)
     if answers_only:  # TRL has templates that mark the answers, for those that do not
         from trl import chat_template_utils as trl
 

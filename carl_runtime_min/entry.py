@@ -46,9 +46,10 @@ def identity(config: dict[str, Any], phases: list[str]) -> dict[str, Any]:
     blocks += [block["validation"] for block in blocks if "validation" in block]
     data = [block["data"] for block in blocks if "data" in block]
     files = {one["id"] for one in data if Path(one["id"]).is_file()}
+    launched = int(os.environ.get("WORLD_SIZE", 0))  # by whoever starts processes
     spec = json.dumps(config["spec"], sort_keys=True, separators=(",", ":"))
     return {
-        "world_size": max(1, torch.cuda.device_count()),
+        "world_size": launched or max(1, torch.cuda.device_count()),
         "data_revision": [one["revision"] for one in data],
         "data_sha256": {name: sha256(Path(name)) for name in sorted(files)},
         "spec_sha256": hashlib.sha256(spec.encode()).hexdigest(),
@@ -83,12 +84,11 @@ def claim(path: Path, facts: dict[str, Any], resume: str) -> int:
     return lock
 
 
-def lead(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) -> int:
-    """Run the phases that are not done yet, each in a process of its own."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        remedy = "start it with plain python: it starts torchrun on all visible GPUs"
-        raise UsageError("this script was started by a launcher", remedy=remedy)
-    path, facts = args.run_dir.resolve(), identity(config, phases)
+def enrol(
+    args: argparse.Namespace, config: dict[str, Any], phases: dict[str, Any]
+) -> tuple[int, int]:
+    """Claim the run directory and say there what runs: the lock, how many processes."""
+    path, facts = args.run_dir.resolve(), identity(config, list(phases))
     lock, cuda = claim(path, facts, args.resume), torch.cuda
     gpu = cuda.get_device_name() if cuda.is_available() else None
     surroundings = {
@@ -98,14 +98,25 @@ def lead(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) ->
         "resume": "exact between generations on one CPU machine, else approximate",
     }
     write_json(path / "run.json", {**facts, **surroundings})
-    done, stop = read_json(path / "phases.json"), path / "stop"
-    stop.unlink(missing_ok=True)
+    (path / "stop").unlink(missing_ok=True)
+    return lock, facts["world_size"]
+
+
+def lead(
+    args: argparse.Namespace, config: dict[str, Any], phases: dict[str, Any]
+) -> int:
+    """Run the phases that are not done yet, each in a process of its own."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        return join(args, config, phases)
+    lock, world_size = enrol(args, config, phases)
+    path = args.run_dir.resolve()
+    done = read_json(path / "phases.json")
     for phase in phases:
         code = done.get(phase)
         if code is None:
-            if stop.exists():
+            if (path / "stop").exists():
                 return 85
-            processes = 1 if phase in ("eval", "push") else facts["world_size"]
+            processes = 1 if phase in ("eval", "push") else world_size
             code = supervise([*sys.argv, "--phase", phase], path, lock, processes)
         if code in (0, 1, 3):  # done, or a verdict: it is not run again
             write_json(path / "phases.json", done := {**done, phase: code})
@@ -115,9 +126,30 @@ def lead(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) ->
     return 0
 
 
+def join(
+    args: argparse.Namespace, config: dict[str, Any], phases: dict[str, Any]
+) -> int:
+    """Run the training phase as one of the processes that a launcher has started."""
+    names, path = [name for name in phases if name != "push"], args.run_dir.resolve()
+    if len(names) > 1:
+        remedy = "start it with plain python: it starts torchrun on all visible GPUs"
+        reason = f"a launcher runs one phase, and this script has {', '.join(names)}"
+        raise UsageError(reason, remedy=remedy)
+    done, first = read_json(path / "phases.json"), os.environ["RANK"] == "0"
+    if first:
+        enrol(args, config, phases)
+    code = 0
+    for args.phase in names + ["push"] * (first and "push" in phases):
+        if args.phase not in done and code == 0:
+            code = work(args, phases[args.phase])
+            if first and code in (0, 1, 3):
+                write_json(path / "phases.json", done := {**done, args.phase: code})
+    return code
+
+
 def work(args: argparse.Namespace, phase: Callable[[Run], int]) -> int:
     """Run one phase in this process; leave its exit code in the run directory."""
-    accept_signals()
+    accept_signals(args.run_dir.resolve())
     run = Run(args.run_dir.resolve(), args.phase, args.resume)
     code = guarded(lambda: phase(run), run.path)
     if run.first:

@@ -22,7 +22,12 @@ SHOWN = (
 
 def head_width(model: Any) -> int:
     """V: the rows of the output head, padding included."""
-    return int(model.get_output_embeddings().weight.shape[0])
+    head = model.get_output_embeddings()
+    if head is None:
+        remedy = "choose a causal language model"
+        raise UsageError("the model has no output head of its own", remedy=remedy)
+    weight = head.weight
+    return int(getattr(weight, "ds_shape", weight.shape)[0])  # ds_: cut by ZeRO-3
 
 
 def training_arguments(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
@@ -133,6 +138,7 @@ def fit(
     draft, result = run.checkpoints / "checkpoint-result", run.path / settings["result"]
     trainer.save_model(str(draft))
     if run.first:
+        shutil.rmtree(draft / "ref", ignore_errors=True)  # TRL's copy of the adapters
         shutil.rmtree(result, ignore_errors=True)
         draft.replace(result)
         run.summarise(weights_sha256=weights_sha256(result))

@@ -24,6 +24,9 @@ class GateWatch(Observer):
         last = [kept.get(name, [])[-count:] for name in (self.metric, "entropy")]
         value, entropy = (sum(x) / len(x) if x else None for x in last)
         if self.gate.check(value, entropy, state.global_step):
-            print(f"gate: fired at step {state.global_step}, {self.metric} {value:.3f}")
+            if state.is_world_process_zero:
+                step = state.global_step
+                print(f"gate: fired at step {step}, {self.metric} {value:.3f}")
             if self.stop:
+                control.should_evaluate |= args.do_eval  # it may be the best one
                 control.should_save = control.should_training_stop = True

@@ -59,4 +59,5 @@ def layer_modules(module: Any, inside: bool = False) -> Iterator[nn.Module]:
 def stacked_experts(module: nn.Module) -> set[int]:
     """How many experts a module stacks in its tensors of three dimensions."""
     tensors = () if isinstance(module, nn.Conv1d) else module.parameters(recurse=False)
-    return {tensor.shape[0] for tensor in tensors if tensor.dim() == 3}
+    sizes = [getattr(x, "ds_shape", x.shape) for x in tensors]  # ds_: cut by ZeRO-3
+    return {size[0] for size in sizes if len(size) == 3}

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from carl_runtime_min.errors import UsageError
+
 
 def load_tokenizer(source: dict[str, Any]) -> Any:
     """The tokenizer of the spec's model, with a padding token."""
@@ -20,11 +22,15 @@ def load_tokenizer(source: dict[str, Any]) -> Any:
 
 
 def templated_tokenizer(source: dict[str, Any]) -> Any:
-    """The tokenizer with the spec's chat template, or with thinking on or off.
+    """The tokenizer with the spec's chat template, or with thinking on or off."""
+    return with_template(load_tokenizer(source), source["template"])
+
+
+def with_template(tokenizer: Any, settings: dict[str, Any]) -> Any:
+    """The tokenizer (or processor) with another chat template, or a switch set in it.
 
     Whoever renders the template may still set the variable that is the switch.
     """
-    tokenizer, settings = load_tokenizer(source), source["template"]
     text = settings["text"] or tokenizer.chat_template
     text = text["default"] if isinstance(text, dict) else text
     if settings["switch"]:
@@ -43,7 +49,15 @@ def load_model(source: dict[str, Any]) -> Any:
     if options["dtype"] == "auto":
         options = {**options, "dtype": "bfloat16" if half else "float32"}
     kind = getattr(transformers, source["class"])  # another would lose weights
-    return kind.from_pretrained(source["id"], **options)
+    options = {**options, "output_loading_info": True}
+    model, found = kind.from_pretrained(source["id"], **options)
+    if found["missing_keys"]:
+        reason = f"{source['id']} has no weights for {min(found['missing_keys'])}"
+        raise UsageError(reason, remedy="choose a whole checkpoint of a language model")
+    if not hasattr(model, "prepare_inputs_for_generation"):
+        reason = f"{source['class']} does not generate token by token"
+        raise UsageError(reason, remedy="choose a causal language model")
+    return model
 
 
 def load_quantized(source: dict[str, Any]) -> Any:

@@ -62,10 +62,20 @@ def supervise(command: list[str], path: Path, lock: int, processes: int) -> int:
     return int(code)
 
 
-def accept_signals() -> None:
-    """In a phase: do nothing at a signal, but let what it starts be ended by one."""
+def accept_signals(path: Path) -> None:
+    """In a phase: what it starts is ended by a signal, and it goes on.
+
+    Without a supervisor, as below a launcher, it is asked to stop by one.
+    """
+    alone = "CARL_SUPERVISOR" not in os.environ
+
+    def ask(number: int, frame: Any) -> None:
+        with contextlib.suppress(OSError):
+            if alone:
+                (path / "stop").touch()
+
     for number in STOP_SIGNALS:
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, ask)
     obey = functools.partial(signal.signal, signal.SIGTERM, signal.SIG_DFL)
     os.register_at_fork(after_in_child=obey)  # as multiprocessing ends its pools
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)

@@ -77,6 +77,8 @@ def grpo(
     samples_every: int = 1000,
     base: type | None = None,
     method: str = "GRPO",
+    rows: Any = None,
+    words: Any = None,
     **given: Any,
 ) -> Any:
     """A GRPO or RLOO trainer; without `mixin` it is TRL's own. CARL starts at step 0.
@@ -104,8 +106,8 @@ def grpo(
         model,
         rewards,
         args=config(**arguments(run, **(options | given))),
-        train_dataset=chats(),
-        processing_class=tiny.tokenizer(),
+        train_dataset=rows or chats(),
+        processing_class=words or tiny.tokenizer(),
     )
     if coherent:
         trainer.cascade = Cascade(**(cascade or {"carl_start": 0, "warmup_steps": 1}))

@@ -51,6 +51,12 @@ def bundle(
     resolved: Annotated[
         bool, typer.Option("--resolved", help="Print the frozen spec, not the script.")
     ] = False,
+    accelerate: Annotated[
+        bool,
+        typer.Option(
+            "--accelerate", help="Write the file for accelerate launch, not the script."
+        ),
+    ] = False,
 ) -> int:
     """Write the training script of a spec to stdout, or to a file with -o."""
     from carl_bundle.spec.freeze import freeze
@@ -68,6 +74,8 @@ def bundle(
     for text in loaded.notes:
         note(text)
     frozen = freeze(loaded.spec, note)
+    if accelerate:
+        return _put_accelerate(frozen, output, force)
     text = _resolved(frozen) if resolved else _script(frozen, spec)
     if check:
         return _check(text, output)
@@ -89,6 +97,15 @@ def _resolved(frozen: TrainSpec) -> str:
     from carl_bundle.cli.resolved import to_yaml
 
     return to_yaml(frozen.document())
+
+
+def _put_accelerate(frozen: TrainSpec, script: Path | None, force: bool) -> int:
+    """Write what accelerate reads beside a script: train.accelerate.yaml."""
+    from carl_bundle.recipes.sharding import accelerate_text
+
+    output = script and script.with_suffix(".accelerate.yaml")
+    _put(accelerate_text(frozen), output, force)
+    return 0
 
 
 def _script(frozen: TrainSpec, spec: str | None) -> str:

@@ -15,14 +15,19 @@ def plan(spec: TrainSpec) -> Plan:
     from carl_bundle.spec.defaults import resolve
 
     resolved = resolve(spec)
-    functions = [reward.function for reward in resolved.rewards if reward.function]
+    named = [reward.function for reward in resolved.rewards]
+    named += [*resolved.tools, *(one.factory for one in resolved.environments)]
+    functions = [name for name in named if name is not None]
     reporters = [name for name in resolved.report_to if name != "none"]
-    quantizers = ["bitsandbytes"] if resolved.model.quantize else []
+    others = ["bitsandbytes"] if resolved.model.quantize else []
+    others += ["vllm"] if resolved.sampled and resolved.sampled.vllm else []
+    others += ["pillow", "torchvision"] if resolved.vision else []
+    others += ["deepspeed"] if resolved.sharding.startswith("zero") else []
     return Plan(
         recipe=spec.method,
         template="train.py.jinja",
         choices=structure(resolved),
         config=configuration(resolved, spec),
         user_code=tuple(UserFunction(*name.rsplit(":", 1)) for name in functions),
-        dependencies=(*spec.dependencies, *reporters, *quantizers),
+        dependencies=(*spec.dependencies, *reporters, *others),
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from importlib.resources import files
 from itertools import chain
 from typing import Any
 
-from carl_bundle.spec.blocks import DataSettings, LoraSettings, Reward
+from carl_bundle.recipes.sharding import environment, sharded_arguments
+from carl_bundle.spec.blocks import LoraSettings, Reward, Rows, Source
 from carl_bundle.spec.phases import (
     COLUMNS,
     PhaseSettings,
@@ -15,9 +17,10 @@ from carl_bundle.spec.phases import (
     SampledSettings,
 )
 from carl_bundle.spec.reward_rules import OPTIONS, needed_columns
+from carl_bundle.spec.tool_rules import environment_columns
 from carl_bundle.spec.train_spec import TrainSpec
 
-OWN_FIELDS = {"data", "bf16", "too_long", "trainer"}
+OWN_FIELDS = {"data", "bf16", "too_long", "vllm", "trainer"}
 """Fields of a phase that the script reads itself; the others are TRL's."""
 
 FIXED: dict[str, Any] = {
@@ -37,8 +40,18 @@ ENVIRONMENT = {
 """No usage reports; no warnings to developers of libraries that are pinned here."""
 
 
-SILENCED = {"orpo": {"TRL_EXPERIMENTAL_SILENCE": "1"}}
-"""A warning that the script's docstring replaces."""
+BUILTIN_ROWS = {"sft": 4096, "grpo": 1024}
+"""Rows of the built-in task, where the steps do not say how many are used."""
+
+
+SILENCED = {
+    name: {"TRL_EXPERIMENTAL_SILENCE": "1"} for name in ("orpo", "environments")
+}
+"""A warning that the script's docstring replaces, or the documentation."""
+
+
+GYM_ROWS = 4096
+"""How many rows a task of reasoning-gym generates, if the spec does not say it."""
 
 
 QUANTIZED: dict[str, dict[str, Any]] = {
@@ -56,11 +69,12 @@ QUANTIZED: dict[str, dict[str, Any]] = {
 
 def configuration(spec: TrainSpec, frozen: TrainSpec) -> dict[str, Any]:
     """CONFIG of a resolved spec; `frozen` is the same spec as it was given."""
+    kind = "environments" if spec.environments else spec.method
     config: dict[str, Any] = {
         "name": spec.name,
         "run_dir": spec.run_dir,
         "seed": spec.seed,
-        "environment": {**ENVIRONMENT, **SILENCED.get(spec.method, {})},
+        "environment": ENVIRONMENT | SILENCED.get(kind, {}) | environment(spec),
         "model": model_block(spec),
     }
     if isinstance(spec.lora, LoraSettings):
@@ -126,7 +140,8 @@ def thinking(spec: TrainSpec) -> bool | None:
 
 def templated(spec: TrainSpec) -> bool:
     """Whether the script changes the tokenizer's chat template."""
-    return spec.model.chat_template is not None or thinking(spec) is not None
+    switched = thinking(spec) is not None and not spec.calls_tools
+    return spec.model.chat_template is not None or switched
 
 
 def template_block(spec: TrainSpec) -> dict[str, Any]:
@@ -149,43 +164,78 @@ def lora_block(lora: LoraSettings) -> dict[str, Any]:
     return {theirs: given[ours] for ours, theirs in names.items()}
 
 
-def same_rows(one: DataSettings, other: DataSettings) -> bool:
+def same_rows(one: Rows, other: Rows) -> bool:
     """Whether two blocks read one file or split; the built-in parts are disjoint."""
     read = [(d.id, d.config, d.split, d.revision) for d in (one, other)]
-    return not one.is_builtin and read[0] == read[1]
+    return one.source in ("file", "hub") and read[0] == read[1]
 
 
-def data_block(spec: TrainSpec, data: DataSettings, phase: str) -> dict[str, Any]:
+def data_block(spec: TrainSpec, data: Rows, phase: str) -> dict[str, Any]:
     """What loads the rows of a phase; `part` bounds a slice, `limit` shortens it.
 
     Rows that are evaluated and trained on lie in one file or split: training leaves
     out the last ones, the evaluation takes those.
     """
-    block = data.model_dump(mode="json", exclude={"sha256"})
+    block = data.model_dump(
+        mode="json", exclude={"sha256", "streaming", "mix", "weight"}
+    )
     items, phases = spec.eval.items or 0, spec.phases.values()
     evaluated = spec.method == "pipeline" or spec.eval.every is not None
     part: list[int | None] = [None, None]
     if phase == "eval":
-        trained = [one.data or spec.data for one in phases]
+        trained = chain.from_iterable((p.data or spec.data).sources for p in phases)
         part[0] = -items if any(same_rows(data, one) for one in trained) else None
         block["limit"] = items
     elif evaluated and same_rows(data, spec.eval.data or spec.data):
         part[1] = -items
     if phase != "sft":
         wanted = chain.from_iterable(map(needed_columns, spec.rewards))
+        sized = ("width", "height") if data.has_images else ()  # by the image itself
+        wanted = (name for name in wanted if name not in sized)
+        wanted = (*wanted, *environment_columns(spec))
         needed = COLUMNS.get(phase) or ("prompt", *wanted)
         block["columns"] = {name: name for name in needed} | block["columns"]
+    if data.is_gym:
+        half = 2**30  # rows are seeded one by one, upwards
+        block["seed"] = spec.seed % half + half * (phase == "eval")
+        block["limit"] = block["limit"] or GYM_ROWS
     return {**block, "part": part}
 
 
 def training_rows(
-    spec: TrainSpec, data: DataSettings, phase: PhaseSettings, name: str
+    spec: TrainSpec, data: Rows, phase: PhaseSettings, name: str
 ) -> dict[str, Any]:
     """A data block, with what becomes of rows that are too long for the phase."""
     block = data_block(spec, data, name)
     if data.is_builtin:
         return block
-    return {**block, "longest": phase.max_length, "too_long": phase.too_long}
+    endless = {"endless": name != "eval"} if streams(spec, phase) else {}
+    return {**block, **limits(phase), **endless}
+
+
+def limits(phase: PhaseSettings) -> dict[str, Any]:
+    """What becomes of which rows of a phase."""
+    return {"longest": phase.max_length, "too_long": phase.too_long}
+
+
+def streams(spec: TrainSpec, phase: PhaseSettings) -> bool:
+    """Whether the rows of a phase are read while it trains."""
+    return any(source.streaming for source in (phase.data or spec.data).sources)
+
+
+def mixture_block(
+    spec: TrainSpec, sources: Iterable[Source], name: str
+) -> list[dict[str, Any]]:
+    """The sources of a mixture, each with a data block of its own."""
+    phase, blocks = spec.phases[name], []
+    for one in sources:
+        block: dict[str, Any] = {"kind": one.source, "weight": one.weight}
+        block["data"] = training_rows(spec, one, phase, name) | limits(phase)
+        if one.is_builtin:
+            count = one.limit or BUILTIN_ROWS[sampled_part(name)]
+            block["rows"] = builtin_rows(spec, sampled_part(name), count)
+        blocks.append(block)
+    return blocks
 
 
 def phase_block(
@@ -193,8 +243,10 @@ def phase_block(
 ) -> dict[str, Any]:
     """What all training phases have in common."""
     last = name == list(spec.phases)[-1]
+    data = phase.data or spec.data
+    rows = {"data": training_rows(spec, data, phase, name)}
     block: dict[str, Any] = {
-        "data": training_rows(spec, phase.data or spec.data, phase, name),
+        **({"mix": mixture_block(spec, data.mix, name)} if data.mix else rows),
         "bf16": phase.bf16,
         "result": "model" if last else f"checkpoints/{name}/model",
     }
@@ -203,14 +255,17 @@ def phase_block(
     given = phase.model_dump(mode="json", exclude=OWN_FIELDS, exclude_none=True)
     fixed = {**FIXED, "seed": spec.seed}
     own = sampled_part(name)
-    if (phase.data or spec.data).is_builtin:
+    if data.is_builtin:
         block["rows"] = builtin_rows(spec, own, builtin_count(spec, phase))
     if spec.eval.every is not None:
         given |= validation_arguments(spec, phase)
         block["validation"] = validation_block(spec, name)
         if spec.eval.patience is not None:
             block["patience"] = spec.eval.patience
-    block["trainer"] = {**given, **phase.trainer, **fixed, **trainer}
+    if spec.vision:
+        given["max_length"] = None  # rows are left out, never cut
+    spread = sharded_arguments(spec, phase.gradient_checkpointing)
+    block["trainer"] = {**given, **phase.trainer, **fixed, **trainer, **spread}
     return block
 
 
@@ -232,6 +287,9 @@ def validation_block(spec: TrainSpec, name: str) -> dict[str, Any]:
     block: dict[str, Any] = {"data": {**rows, "columns": columns}}
     if data.is_builtin:
         block["rows"] = builtin_rows(spec, "eval", spec.eval.items or 0)
+    if (spec.phases[name].data or spec.data).mix:  # loaded as its sources are
+        block["data"] |= limits(spec.phases[name])
+        return {"mix": [{"kind": data.source, "weight": 1.0, **block}]}
     return block
 
 
@@ -258,9 +316,9 @@ def builtin_count(spec: TrainSpec, phase: PhaseSettings) -> int:
     """How many rows to make: every one is seen once, if the steps are given."""
     rows = phase.per_device_train_batch_size or 1
     rows *= phase.gradient_accumulation_steps or 1
-    default = 4096
+    default = BUILTIN_ROWS["sft"]
     if isinstance(phase, SampledSettings):
-        rows, default = rows // (phase.num_generations or 1), 1024
+        rows, default = rows // (phase.num_generations or 1), BUILTIN_ROWS["grpo"]
     if phase.max_steps:
         return rows * phase.max_steps
     return (phase.data or spec.data).limit or default
@@ -298,19 +356,43 @@ def sampled_block(spec: TrainSpec, name: str, phase: SampledSettings) -> dict[st
     carl, weights = spec.carl, [reward.weight for reward in spec.rewards]
     trainer = {"reward_weights": weights + [carl.weight] * carl.enabled}
     trainer |= reference_options(spec) if phase.beta else {}
-    block = phase_block(spec, name, phase, trainer)
+    trainer |= tool_arguments(spec) if spec.calls_tools else {}
+    block = phase_block(spec, name, phase, trainer | vllm_arguments(phase))
     longest = (phase.max_length or 0) - (phase.max_completion_length or 0)
     block["trainer"].pop("max_length", None)
     for part in (block, block.get("validation", {})):
-        if "longest" in part.get("data", {}):  # the completion needs room too
-            part["data"]["longest"] = longest
+        for one in (part, *part.get("mix", ())):
+            if "longest" in one.get("data", {}):  # the completion needs room too
+                one["data"]["longest"] = longest
     block["samples_every"] = 10
     limit = phase.max_completion_length
     block["rewards"] = [reward_block(reward, limit) for reward in spec.rewards]
+    if spec.calls_tools:
+        block["tools"] = [name.rpartition(":")[2] for name in spec.tools]
+        block["environments"] = {one.label: one.weight for one in spec.environments}
     if carl.enabled:
         block["carl"] = {"weights": list(carl.weights), "tie_weight": carl.tie_weight}
         block["cascade"] = cascade_block(spec)
     return block
+
+
+def tool_arguments(spec: TrainSpec) -> dict[str, Any]:
+    """Thinking on or off, with the template as it is: TRL knows it by its text."""
+    frozen, on = spec.model.frozen, thinking(spec)
+    if frozen is None or frozen.thinking_switch is None or on is None:
+        return {}
+    return {"chat_template_kwargs": {frozen.thinking_switch: on}}
+
+
+def vllm_arguments(phase: SampledSettings) -> dict[str, Any]:
+    """How TRL generates with vLLM, which sets memory aside for the longest row."""
+    if phase.vllm is None:
+        return {}
+    longest = phase.trainer.get("vllm_max_model_length", phase.max_length)
+    given = {"use_vllm": True, "vllm_mode": phase.vllm}
+    return given | (
+        {"vllm_max_model_length": longest} if phase.vllm == "colocate" else {}
+    )
 
 
 def reward_block(reward: Reward, limit: int | None) -> dict[str, Any]:
@@ -332,6 +414,9 @@ def cascade_block(spec: TrainSpec) -> dict[str, Any]:
     carl = spec.carl
     bounded = all(reward.function is None for reward in spec.rewards)
     total = sum(reward.weight for reward in spec.rewards if reward.weight > 0)
+    own = {one.weight for one in spec.environments}  # a row has one of them
+    bounded &= len(own) < 2 and all(one.name for one in spec.environments)
+    total += max(own, default=0)
     return {
         "carl_weight": carl.weight,
         "warmup_steps": carl.warmup_steps,

@@ -36,6 +36,8 @@ def _table(spec: Document) -> dict[str, tuple[str, ...]]:
     tokens = _first(spec, "eval.max_new_tokens", "grpo.max_completion_length")
     return {
         "run_dir": (_first(spec, "output_dir", "name"),),
+        "environment.ACCELERATE_USE_FSDP": ("sharding",),
+        "environment.FSDP_STATE_DICT_TYPE": ("sharding",),
         "environment": RECIPE,
         "self_test": RECIPE,
         "model.adapter": ("lora",),
@@ -57,6 +59,7 @@ def _table(spec: Document) -> dict[str, tuple[str, ...]]:
         **{key: names for one in KINDS for key, names in _phase(one, spec).items()},
         "eval.data.part": ("eval.items",),
         "eval.data.limit": ("eval.items",),
+        "eval.data.seed": ("seed",),
         "eval.data": (_first(spec, "eval.data", "grpo.data", "data") + ".*",),
         "eval.rows": ("eval.items",),
         "eval.batch_size": RECIPE,
@@ -72,6 +75,8 @@ def _phase(phase: str, spec: Document) -> dict[str, tuple[str, ...]]:
     evaluated = spec.get("method", "pipeline") == "pipeline"
     table = {
         "data.part": ("eval.items",) if evaluated else RECIPE,
+        "data.seed": ("seed",),
+        "validation.data.seed": ("seed",),
         "data": (_first(spec, f"{phase}.data", "data") + ".*",),
         "result": RECIPE,
         "samples_every": RECIPE,
@@ -82,6 +87,7 @@ def _phase(phase: str, spec: Document) -> dict[str, tuple[str, ...]]:
             for block in ("data", "validation.data")
         },
         "data.too_long": (f"{phase}.too_long",),
+        "data.endless": (f"{_first(spec, f'{phase}.data', 'data')}.streaming",),
         "validation.data.too_long": (f"{phase}.too_long",),
         "validation.data.columns": (
             _first(spec, f"{phase}.data", "data") + ".columns",
@@ -93,12 +99,24 @@ def _phase(phase: str, spec: Document) -> dict[str, tuple[str, ...]]:
         "patience": ("eval.patience",),
         "trainer.eval_strategy": ("eval.every",),
         "trainer.eval_steps": ("eval.every",),
+        "trainer.per_device_eval_batch_size": (f"{phase}.{batch[0]}",),
         "trainer.load_best_model_at_end": ("eval.best",),
         "trainer.metric_for_best_model": ("eval.metric",),
         "trainer.greater_is_better": ("eval.metric",),
         **{f"trainer.{name}": RECIPE for name in FIXED},
         "trainer.seed": ("seed",),
+        "trainer.fsdp": ("sharding",),
+        "trainer.fsdp_config.activation_checkpointing": (
+            f"{phase}.gradient_checkpointing",
+        ),
+        "trainer.fsdp_config": ("sharding",),
+        "trainer.deepspeed": ("sharding",),
         "trainer.reward_weights": ("rewards", "carl.weight"),
+        "trainer.chat_template_kwargs": ("model.thinking",),
+        "environments": ("environments",),
+        "tools": ("tools",),
+        "trainer.use_vllm": (f"{phase}.vllm",),
+        "trainer.vllm_mode": (f"{phase}.vllm",),
         "trainer.model_init_kwargs": ("model.*",),
         "trainer": (f"{phase}.*", f"{phase}.trainer.*"),
         "gate": ("gate.*",),
@@ -111,10 +129,35 @@ def _phase(phase: str, spec: Document) -> dict[str, tuple[str, ...]]:
         "rewards": ("rewards.*",),
         "carl": ("carl.*",),
         "cascade.carl_weight": ("carl.weight",),
-        "cascade.maximum": ("rewards",),
+        "cascade.maximum": ("rewards", "environments"),
         "cascade": ("carl.*",),
     }
+    table |= _mixture(phase, spec, table)
     return {f"{phase}.{key}": settings for key, settings in table.items()}
+
+
+def _mixture(
+    phase: str, spec: Document, table: dict[str, tuple[str, ...]]
+) -> dict[str, tuple[str, ...]]:
+    """Likewise for each source of a mixture, and for the rows that are evaluated."""
+    where = f"{_first(spec, f'{phase}.data', 'data')}.mix"
+    found: dict[str, tuple[str, ...]] = {"mix": (where,)}
+    for index in range(len(get(spec, where) or ())):
+        one = f"{where}.{index}"
+        for key in ("part", "longest", "too_long"):
+            found[f"mix.{index}.data.{key}"] = table[f"data.{key}"]
+        found[f"mix.{index}.data.endless"] = (f"{one}.streaming",)
+        found[f"mix.{index}"] = (f"{one}.*",)
+        found[f"mix.{index}.data"] = (f"{one}.*",)
+        found[f"mix.{index}.kind"] = (f"{one}.id",)
+        found[f"mix.{index}.rows"] = (f"{one}.limit",)
+    evaluated = {k: v for k, v in table.items() if k.startswith("validation.")}
+    for key, settings in evaluated.items():
+        found[key.replace("validation.", "validation.mix.0.")] = settings
+    found["validation.mix"] = (_first(spec, "eval.data", "data"),)
+    found["validation.mix.0.kind"] = (_first(spec, "eval.data", "data") + ".id",)
+    found["validation.mix.0.weight"] = RECIPE
+    return found
 
 
 def _first(spec: Document, *names: str) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import get_args
 
-from carl_bundle.recipes.config import templated, thinking
+from carl_bundle.recipes.config import streams, templated, thinking
 from carl_bundle.spec.blocks import LoraSettings, Scorer
-from carl_bundle.spec.phases import RLOOSettings, SampledSettings
+from carl_bundle.spec.phases import PhaseSettings, RLOOSettings, SampledSettings
 from carl_bundle.spec.train_spec import TrainSpec
 
 
@@ -27,13 +27,28 @@ def may_think(spec: TrainSpec) -> bool:
 def trl_scores_first(phase: SampledSettings) -> bool:
     """Whether TRL itself scores the samples before the rewards are computed.
 
-    RLOO always does, GRPO when a batch of samples outlives one optimizer step. Not
-    usable where truncated completions are masked: that pass sees them as padding.
+    RLOO always does, GRPO when a batch of samples outlives one optimizer step, or was
+    drawn by vLLM and is weighed for that. Not usable where truncated completions are
+    masked: that pass sees them as padding.
     """
     window = (phase.steps_per_generation or 1) * (phase.num_iterations or 1)
     outlives = (phase.gradient_accumulation_steps or 1) % window != 0
-    first = outlives or isinstance(phase, RLOOSettings)
+    corrected = phase.trainer.get("vllm_importance_sampling_correction", True)
+    sampled_elsewhere = phase.vllm is not None and corrected
+    first = outlives or sampled_elsewhere or isinstance(phase, RLOOSettings)
     return first and not phase.mask_truncated_completions
+
+
+def source(spec: TrainSpec, phase: PhaseSettings) -> str:
+    """The kind of the rows of a phase; of a mixture "mix" and the kinds, in order.
+
+    The rows to evaluate are loaded by the same function.
+    """
+    data = phase.data or spec.data
+    if data.mix is None or spec.eval.every is None:
+        return data.source
+    kinds = {one.source for one in (*data.sources, *(spec.eval.data or data).sources)}
+    return "_".join(["mix", *sorted(kinds)])
 
 
 def structure(spec: TrainSpec) -> dict[str, str | bool]:
@@ -42,16 +57,21 @@ def structure(spec: TrainSpec) -> dict[str, str | bool]:
     phases = list(spec.phases.values())
     carl = spec.carl.enabled and spec.sampled is not None
     rewards = {reward.name for reward in spec.rewards}
+    environments = {one.name for one in spec.environments}
     return {
         "method": method,
         "model": "builtin" if spec.model.is_builtin else "pretrained",
         "adapter": adapter(spec),
         "template": templated(spec),
+        "vision": spec.vision,
+        "vllm": spec.sampled is not None and spec.sampled.vllm is not None,
         "quantized": spec.model.quantize is not None,
+        "sharded": spec.sharding != "none",
         "split_phi": carl and may_think(spec),
-        "sft_source": (spec.sft.data or spec.data).source,
-        "sampled_source": ((spec.sampled or spec.grpo).data or spec.data).source,
-        "preference_source": (phases[-1].data or spec.data).source,
+        "sft_source": source(spec, spec.sft),
+        "streaming": "sft" in spec.phases and streams(spec, spec.sft),
+        "sampled_source": source(spec, spec.sampled or spec.grpo),
+        "preference_source": source(spec, phases[-1]),
         "eval_source": (spec.eval.data or spec.data).source,
         "gate": spec.gate.mode,
         "gate_required": pipeline and spec.gate.on_miss == "stop",
@@ -60,6 +80,11 @@ def structure(spec: TrainSpec) -> dict[str, str | bool]:
         **{name: name in rewards for name in get_args(Scorer)},
         "named_rewards": bool(rewards - {None}),
         "user_rewards": None in rewards,
+        "tool_use": spec.calls_tools,
+        "environments": bool(spec.environments),
+        "python_environment": "python" in environments,
+        "sql_environment": "sql" in environments,
+        "user_environments": None in environments,
         "tracking": spec.report_to != ("none",),
         "baseline": spec.eval.baseline is not None,
         "threshold": spec.eval.threshold is not None,

@@ -11,6 +11,9 @@ from carl_bundle.spec.text import AS_TUPLE, Identifier, Text
 BUILTIN = "builtin"
 """The id of the model and of the task that a script carries within itself."""
 
+GYM = "reasoning-gym:"
+"""How the id of rows begins that the task after it generates."""
+
 Column = Literal[
     "prompt",
     "answer",
@@ -24,6 +27,12 @@ Column = Literal[
     "bbox",
     "width",
     "height",
+    "environment",
+    "tests",
+    "databases",
+    "query",
+    "image",
+    "images",
 ]
 Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
 NonNegative = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -32,6 +41,7 @@ Open01 = Annotated[float, Field(gt=0.0, lt=1.0)]
 Scorer = Literal[
     "exact_answer",
     "math_answer",
+    "reasoning_gym",
     "pattern",
     "length",
     "tool_call_format",
@@ -105,8 +115,8 @@ class ModelSettings(Block):
         return self.id == BUILTIN
 
 
-class DataSettings(Block):
-    """The rows to train on. A bare string stands for their `id`."""
+class Rows(Block):
+    """Rows of one data set. A bare string stands for their `id`."""
 
     id: Identifier = BUILTIN
     revision: Identifier | None = None
@@ -116,6 +126,7 @@ class DataSettings(Block):
     limit: Positive | None = None
     system_prompt: Text | None = None
     sha256: Digest | None = None
+    streaming: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -127,14 +138,59 @@ class DataSettings(Block):
         return self.id == BUILTIN
 
     @property
+    def is_gym(self) -> bool:
+        """Whether a task of reasoning-gym generates the rows."""
+        return self.id.startswith(GYM)
+
+    @property
+    def has_images(self) -> bool:
+        """Whether a column of images is named."""
+        return not {"image", "images"}.isdisjoint(self.columns)
+
+    @property
     def is_file(self) -> bool:
         """Whether `id` names a local file, by its suffix."""
         return self.id.endswith((".jsonl", ".json", ".parquet"))
 
     @property
     def source(self) -> str:
-        """Where the rows come from: "builtin", "file" or "hub"."""
-        return "builtin" if self.is_builtin else "file" if self.is_file else "hub"
+        """Where the rows come from: "builtin", "gym", "file" or "hub"."""
+        if self.is_builtin or self.is_gym:
+            return "builtin" if self.is_builtin else "gym"
+        return "file" if self.is_file else "hub"
+
+
+class Source(Rows):
+    """One data set of a mixture, and how often it is drawn from."""
+
+    weight: Annotated[float, Field(gt=0.0)] = 1.0
+
+
+class DataSettings(Rows):
+    """The rows to train on. A list stands for `mix`, a bare string for `id`."""
+
+    mix: Annotated[tuple[Source, ...], Field(min_length=2), AS_TUPLE] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_list(cls, value: Any) -> Any:
+        return {"mix": value} if isinstance(value, list) else value
+
+    @property
+    def is_builtin(self) -> bool:
+        return self.mix is None and self.id == BUILTIN
+
+    @property
+    def sources(self) -> tuple[Rows, ...]:
+        """The data sets that are read: those of the mixture, or this one."""
+        return self.mix or (self,)
+
+    @property
+    def source(self) -> str:
+        """The kind of the data set; of a mixture "mix" and the kinds, in order."""
+        if self.mix is None:
+            return super().source
+        return "_".join(["mix", *sorted({one.source for one in self.mix})])
 
 
 class LoraSettings(Block):
@@ -167,6 +223,26 @@ class Reward(Block):
     width: Positive | None = None
     height: Positive | None = None
     scale: Literal[1, 1000] | None = None
+
+
+class Environment(Block):
+    """Where a model calls tools: `python`, `sql`, or `path.py:Class` of the user's."""
+
+    name: Literal["python", "sql"] | None = None
+    factory: Identifier | None = None
+    weight: Annotated[float, Field(ge=0.0)] = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_name(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return {"factory" if ":" in value else "name": value}
+
+    @property
+    def label(self) -> str:
+        """What rows call it in their column `environment`."""
+        return self.name or (self.factory or "").rpartition(":")[2]
 
 
 class CarlSettings(Block):

@@ -161,7 +161,7 @@ def resolve(spec: TrainSpec) -> TrainSpec:
     last_data = list(spec.phases.values())[-1].data or spec.data
     eval_data = spec.eval.data or last_data
     rewards = spec.rewards
-    if not rewards and spec.sampled and last_data.is_builtin:
+    if not rewards and not spec.environments and spec.sampled and last_data.is_builtin:
         rewards = (Reward(name="exact_answer"),)
     stop = spec.gate.stop
     return spec.model_copy(
@@ -219,6 +219,8 @@ def _fill(spec: TrainSpec, phase: PhaseT, numbers: dict[str, Any]) -> PhaseT:
         update.pop("num_train_epochs", None)
     if phase.data is None:
         update["data"] = spec.data
+    if phase.too_long is None and spec.vision:
+        update["too_long"] = "drop"  # a cut could fall into an image
     every = spec.eval.every
     if phase.save_steps is None and every is not None:
         update["save_steps"] = every  # the best checkpoint has to be one

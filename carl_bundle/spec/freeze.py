@@ -5,20 +5,25 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from carl_bundle.errors import Problem, SpecError
 from carl_bundle.spec.architecture import AutoClass
-from carl_bundle.spec.blocks import DataSettings, FrozenModel, ModelSettings
+from carl_bundle.spec.blocks import DataSettings, FrozenModel, ModelSettings, Rows
 from carl_bundle.spec.locate import SHA, is_hub_id, locate
+from carl_bundle.spec.model_files import ModelFiles
 from carl_bundle.spec.model_spec import ModelSpec
 from carl_bundle.spec.phases import KINDS
 from carl_bundle.spec.rules import check
+from carl_bundle.spec.tokenizer_files import chat_template, special_tokens
+from carl_bundle.spec.tool_template import shows_tool_calls
 from carl_bundle.spec.train_spec import TrainSpec
 from carl_bundle.spec.unknown import Unknown, known
 
 MAX_HASHED_BYTES = 64 * 1_048_576
 """A larger local data file is not hashed."""
+
+RowsT = TypeVar("RowsT", bound=Rows)
 
 
 def freeze(
@@ -39,7 +44,7 @@ def freeze(
     """
     data = _freeze_data(spec.data, "data", report)
     update: dict[str, object] = {
-        "model": _freeze_model(spec.model, report),
+        "model": _freeze_model(spec, report),
         "data": data,
     }
     for name in (*KINDS, "eval"):
@@ -56,7 +61,8 @@ def freeze(
     return result
 
 
-def _freeze_model(model: ModelSettings, report: Callable[[str], None]) -> ModelSettings:
+def _freeze_model(spec: TrainSpec, report: Callable[[str], None]) -> ModelSettings:
+    model = spec.model
     if model.is_builtin or model.frozen is not None:
         return model
     files = locate(model.id, model.revision)
@@ -71,6 +77,8 @@ def _freeze_model(model: ModelSettings, report: Callable[[str], None]) -> ModelS
         files = files.with_tokenizer_of(tokenizer)
     if model.chat_template is not None:
         files = files.with_template(model.chat_template)
+    if spec.calls_tools:
+        _check_tool_calls(files)
     found = ModelSpec.from_files(
         files, trust_remote_code=model.trust_remote_code, tokenizer=False
     )
@@ -84,6 +92,20 @@ def _freeze_model(model: ModelSettings, report: Callable[[str], None]) -> ModelS
         )
     frozen = describe(found).model_copy(update={"tokenizer_commit": tokenizer_commit})
     return model.model_copy(update={"frozen": frozen, "revision": files.commit})
+
+
+def _check_tool_calls(files: ModelFiles) -> None:
+    if shows_tool_calls(chat_template(files) or "", special_tokens(files)):
+        return
+    raise SpecError(
+        [
+            Problem(
+                "model",
+                "its chat template shows no calls of tools",
+                "name a chat model that calls tools (model: Qwen/Qwen3-0.6B)",
+            )
+        ]
+    )
 
 
 def describe(model: ModelSpec) -> FrozenModel:
@@ -135,7 +157,17 @@ def _loadable(
 def _freeze_data(
     data: DataSettings, where: str, report: Callable[[str], None]
 ) -> DataSettings:
-    if data.is_builtin or data.sha256 is not None:
+    if data.mix is None:
+        return _freeze_rows(data, where, report)
+    frozen = [
+        _freeze_rows(one, f"{where}.mix.{index}", report)
+        for index, one in enumerate(data.mix)
+    ]
+    return data.model_copy(update={"mix": tuple(frozen)})
+
+
+def _freeze_rows(data: RowsT, where: str, report: Callable[[str], None]) -> RowsT:
+    if data.is_builtin or data.is_gym or data.sha256 is not None:
         return data
     if data.is_file:
         return data.model_copy(update={"sha256": _file_digest(data.id, report)})

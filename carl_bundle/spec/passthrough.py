@@ -31,6 +31,8 @@ CONTROLLED = {
     "report_to": "set report_to",
     "seed": "set seed",
     "data_seed": "set seed",
+    "use_vllm": "set {phase}.vllm",
+    "vllm_mode": "set {phase}.vllm",
     "reward_weights": "set rewards[].weight and carl.weight",
     "generation_batch_size": "set {phase}.steps_per_generation",
     "model_init_kwargs": "set model.dtype, model.attention and model.revision",
@@ -68,6 +70,9 @@ CONTROLLED = {
     "load_best_model_at_end": _EVAL,
     "metric_for_best_model": _EVAL,
     "greater_is_better": _EVAL,
+    "fsdp": "set sharding",
+    "fsdp_config": "set sharding",
+    "deepspeed": "set sharding",
     "auto_find_batch_size": "set {phase}.per_device_train_batch_size",
 }
 """TRL's name -> what to set instead, for everything CARL decides itself."""

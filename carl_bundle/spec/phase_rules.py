@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from carl_bundle.errors import Problem
+from carl_bundle.spec.passthrough import CONTROLLED, DEPRECATED
 from carl_bundle.spec.phases import PhaseSettings, SampledSettings
 from carl_bundle.spec.train_spec import TrainSpec
 
@@ -27,6 +28,7 @@ def phase_rules(spec: TrainSpec) -> Iterator[Problem]:
             yield from _reference(name, phase, spec)
             yield from _room(name, phase)
             yield from _prompts(name, phase)
+            yield from _vllm(name, phase, spec)
             if spec.carl.enabled:
                 yield from _entropy_bonus(name, phase)
         elif name == "sft" and phase.trainer.get("loss_type") == "chunked_nll":
@@ -70,6 +72,30 @@ def _room(name: str, phase: SampledSettings) -> Iterator[Problem]:
             f"a completion of {completion} tokens leaves no room for a prompt in "
             f"{length}",
             f"raise {name}.max_length (prompt and completion together)",
+        )
+
+
+def _vllm(name: str, phase: SampledSettings, spec: TrainSpec) -> Iterator[Problem]:
+    told = {*CONTROLLED, *DEPRECATED}  # those have a problem of their own
+    given = [field for field in phase.trainer if field not in told]
+    others = [field for field in given if field.startswith("vllm_")]
+    if phase.vllm is None and others:
+        yield Problem(
+            f"{name}.trainer.{others[0]}",
+            "nothing is generated with vLLM",
+            f"set {name}.vllm to colocate or server, or remove it",
+        )
+    if phase.vllm and spec.model.is_builtin:
+        yield Problem(
+            f"{name}.vllm",
+            "vLLM loads the model from disk, and the built-in one is on none",
+            "name another model, or remove it",
+        )
+    if phase.vllm and spec.model.quantize == "8bit":
+        yield Problem(
+            f"{name}.vllm, model.quantize",
+            "vLLM cannot take over weights of 8 bits",
+            "set model.quantize to 4bit, or remove one of them",
         )
 
 

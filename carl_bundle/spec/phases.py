@@ -114,6 +114,7 @@ class SampledSettings(PhaseSettings):
     num_iterations: Positive | None = None
     steps_per_generation: Positive | None = None
     mask_truncated_completions: bool | None = None
+    vllm: Literal["colocate", "server"] | None = None
 
 
 class GRPOSettings(SampledSettings):

@@ -153,9 +153,10 @@ def _known_names(path: Path) -> list[str]:
 
     block: type[BaseModel] = TrainSpec
     for part in path:
-        if isinstance(part, int):
+        if isinstance(part, int) and "mix" not in block.model_fields:
             continue
-        annotation = block.model_fields[part].annotation
+        name = "mix" if isinstance(part, int) else part  # a list of data is a mixture
+        annotation = block.model_fields[name].annotation
         nested = _block_in(annotation)
         if nested is None:
             return []

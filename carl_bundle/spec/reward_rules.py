@@ -17,6 +17,7 @@ _FUNCTION = re.compile(r"(?P<path>[^:]+\.py):(?P<name>[A-Za-z_]\w*)")
 OPTIONS: dict[str, frozenset[str]] = {
     "exact_answer": frozenset({"extract"}),
     "math_answer": frozenset(),
+    "reasoning_gym": frozenset(),
     "pattern": frozenset({"pattern", "full"}),
     "length": frozenset({"target", "tolerance"}),
     "tool_call_format": frozenset({"tools"}),
@@ -34,6 +35,7 @@ OPTIONS: dict[str, frozenset[str]] = {
 _COLUMN = {
     "exact_answer": "answer",
     "math_answer": "answer",
+    "reasoning_gym": "metadata",
     "tool_selection": "expected_tools",
     "tool_chain": "expected_tools",
     "click_inside": "bbox",
@@ -59,18 +61,20 @@ def needed_columns(reward: Reward) -> tuple[str, ...]:
 
 def reward_rules(spec: TrainSpec) -> Iterator[Problem]:
     """Yield what is wrong with the task rewards."""
-    if not spec.rewards and spec.sampled:
+    if not spec.rewards and not spec.environments and spec.sampled:
         yield Problem(
             "rewards",
             f"{spec.method} needs at least one task reward, and this data brings none",
             NO_REWARD,
         )
-    builtin = spec.sampled and (spec.sampled.data or spec.data).is_builtin
+    sources = (spec.sampled.data or spec.data).sources if spec.sampled else ()
+    builtin = any(source.is_builtin for source in sources)
     seen: set[str] = set()
     for index, reward in enumerate(spec.rewards):
         where = f"rewards.{index}"
         yield from _one_reward(where, reward)
-        absent = [name for name in needed_columns(reward) if name != "answer"]
+        own = () if spec.environments else ("answer",)
+        absent = [name for name in needed_columns(reward) if name not in own]
         if builtin and absent:
             yield Problem(
                 where,
@@ -81,7 +85,8 @@ def reward_rules(spec: TrainSpec) -> Iterator[Problem]:
         if label in seen:
             yield Problem(where, f"{label} stands there twice", "keep one of them")
         seen.add(label)
-    if spec.rewards and not any(reward.weight for reward in spec.rewards):
+    weights = [reward.weight for reward in spec.rewards]
+    if weights and not any(weights) and not spec.environments:
         yield Problem("rewards", "every weight is 0", "give one a positive weight")
 
 
@@ -117,9 +122,14 @@ def _one_reward(where: str, reward: Reward) -> Iterator[Problem]:
         yield Problem(f"{where}.target", "is missing", "give a length in tokens")
 
 
-def _function(where: str, text: str) -> Iterator[Problem]:
+def names_user_code(text: str) -> bool:
+    """Whether a text is `path.py:name`."""
     match = _FUNCTION.fullmatch(text)
-    if match is None or keyword.iskeyword(match["name"]):
+    return match is not None and not keyword.iskeyword(match["name"])
+
+
+def _function(where: str, text: str) -> Iterator[Problem]:
+    if not names_user_code(text):
         yield Problem(
             where, f"{text!r} names no function", "write it as path.py:function"
         )

@@ -7,10 +7,18 @@ import re
 from collections.abc import Iterator
 
 from carl_bundle.errors import Problem, SpecError
-from carl_bundle.spec.blocks import DataSettings
+from carl_bundle.spec.blocks import DataSettings, Rows
+from carl_bundle.spec.data_rules import (
+    evaluated_rows_rules,
+    mixture_rules,
+    stream_rules,
+)
+from carl_bundle.spec.gym_rules import gym_reward_rules, gym_rules
+from carl_bundle.spec.metric_rules import metric_rules
 from carl_bundle.spec.phases import COLUMNS, KINDS
 from carl_bundle.spec.thinking import template_fault
 from carl_bundle.spec.train_spec import TrainSpec
+from carl_bundle.spec.vision_rules import image_rules
 
 _HELD = {"prompt", "completion", "chosen", "rejected", "label"}
 _SHA = re.compile(r"[0-9a-f]{40}")
@@ -34,19 +42,23 @@ def broken_rules(spec: TrainSpec) -> list[Problem]:
     from carl_bundle.spec.passthrough import check_trainer
     from carl_bundle.spec.phase_rules import phase_rules
     from carl_bundle.spec.reward_rules import carl_rules, reward_rules
+    from carl_bundle.spec.sharding_rules import sharding_rules
+    from carl_bundle.spec.tool_rules import tool_rules
 
     run = resolve(spec)
     problems = [*_model(run), *_data(run), *_lora(run), *_reporting(run), *_push(run)]
-    problems += _columns(run)
+    problems += [*_columns(run), *evaluated_rows_rules(run), *image_rules(run)]
+    problems += stream_rules(run)
     for name in KINDS:
         problems += check_trainer(name, getattr(run, name))
     problems += _gate(run)
     problems += _not_read(run)
-    problems += reward_rules(run)
+    problems += [*reward_rules(run), *tool_rules(run)]
     problems += phase_rules(run)
+    problems += [*sharding_rules(run), *gym_reward_rules(run)]
     if run.sampled:
         problems += carl_rules(run)
-    problems += _validation(run)
+    problems += [*_validation(run), *metric_rules(run)]
     if run.method == "pipeline":
         problems += _eval(run)
     return problems
@@ -109,6 +121,15 @@ def _data(spec: TrainSpec) -> Iterator[Problem]:
 
 
 def _data_block(where: str, data: DataSettings) -> Iterator[Problem]:
+    if data.mix is None:
+        yield from _rows(where, data)
+    else:
+        yield from mixture_rules(where, data)
+        for index, source in enumerate(data.mix):
+            yield from _rows(f"{where}.mix.{index}", source)
+
+
+def _rows(where: str, data: Rows) -> Iterator[Problem]:
     if "://" in data.id:
         yield Problem(
             f"{where}.id",
@@ -124,6 +145,8 @@ def _data_block(where: str, data: DataSettings) -> Iterator[Problem]:
         yield Problem(
             f"{where}.columns", "the built-in task has its own columns", "remove it"
         )
+    if data.is_gym:
+        yield from gym_rules(where, data)
     if "messages" in data.columns and len(data.columns) > 1:
         others = sorted(set(data.columns) & _HELD)
         if others:
@@ -137,7 +160,8 @@ def _data_block(where: str, data: DataSettings) -> Iterator[Problem]:
 def _columns(spec: TrainSpec) -> Iterator[Problem]:
     for name, phase in spec.phases.items():
         data, read = phase.data or spec.data, COLUMNS.get(name)
-        others = sorted(set(data.columns) - set(read)) if read else []
+        named = {column for source in data.sources for column in source.columns}
+        others = sorted(named - {*read, "image", "images"}) if read else []
         if read and others:
             yield Problem(
                 "data.columns" if data == spec.data else f"{name}.data.columns",
@@ -271,7 +295,7 @@ def _validation(spec: TrainSpec) -> Iterator[Problem]:
             "remove it, or train the phases as runs of their own (method: sft, grpo)",
         )
     phases = [phase.data for phase in spec.phases.values()]
-    kinds = {data.source for data in (settings.data, *phases) if data}
+    kinds = {data.source for data in (settings.data, *phases) if data and not data.mix}
     if len(kinds) > 1:
         yield Problem(
             "eval.data",

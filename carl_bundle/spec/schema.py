@@ -11,10 +11,12 @@ from carl_bundle.spec.train_spec import TrainSpec
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) that every carl.yaml fulfils."""
     schema = TrainSpec.model_json_schema()
-    for name in ("ModelSettings", "DataSettings"):
-        # A bare string stands for the id.
+    for name in ("ModelSettings", "DataSettings", "Source"):
+        # A bare string stands for the id, a list for a mixture.
         block = schema["$defs"].pop(name)
-        schema["$defs"][name] = {"anyOf": [{"type": "string"}, block], "title": name}
+        lists = block["properties"].get("mix", {}).get("anyOf", [])
+        forms = [{"type": "string"}, block, *lists[:1]]
+        schema["$defs"][name] = {"anyOf": forms, "title": name}
     reporters = schema["properties"]["report_to"]
     schema["properties"]["report_to"] = {
         "anyOf": [reporters["items"], reporters],

@@ -38,7 +38,7 @@ def template_fault(template: str) -> str | None:
     import jinja2
 
     try:
-        _environment().parse(template)
+        template_environment().parse(template)
     except (jinja2.TemplateError, RecursionError) as error:
         return str(TemplateError(error))
     return None
@@ -65,7 +65,7 @@ def detect_thinking(template: str, tokens: dict[str, str]) -> Thinking:
     import jinja2
     from jinja2 import meta
 
-    environment = _environment()
+    environment = template_environment()
     try:
         tree = environment.parse(template)
         names = sorted(
@@ -114,7 +114,7 @@ def _render(compiled: Any, tokens: dict[str, str], extra: dict[str, Any]) -> str
         return str(compiled.render(messages=_PARTS, **arguments))
 
 
-def _environment() -> Any:
+def template_environment() -> Any:
     """Return the sandbox that transformers renders chat templates in."""
     import jinja2
     from jinja2 import nodes

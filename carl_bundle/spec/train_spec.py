@@ -16,6 +16,7 @@ from carl_bundle.spec.blocks import (
     Block,
     CarlSettings,
     DataSettings,
+    Environment,
     EvalSettings,
     GateSettings,
     LoraSettings,
@@ -37,6 +38,7 @@ from carl_bundle.spec.phases import (
 from carl_bundle.spec.text import AS_TUPLE, Identifier
 
 Method = Literal["sft", "grpo", "rloo", "dpo", "kto", "orpo", "pipeline"]
+Sharding = Literal["none", "fsdp2", "zero2", "zero3"]
 Reporter = Literal["none", "trackio", "wandb", "tensorboard"]
 
 
@@ -57,6 +59,7 @@ class TrainSpec(Block):
     model: ModelSettings = ModelSettings.model_construct()
     data: DataSettings = DataSettings.model_construct()
     lora: LoraSettings | Literal[False] | None = None
+    sharding: Sharding = "none"
     sft: SFTSettings = SFTSettings.model_construct()
     grpo: GRPOSettings = GRPOSettings.model_construct()
     rloo: RLOOSettings = RLOOSettings.model_construct()
@@ -64,6 +67,8 @@ class TrainSpec(Block):
     kto: KTOSettings = KTOSettings.model_construct()
     orpo: ORPOSettings = ORPOSettings.model_construct()
     rewards: Annotated[tuple[Reward, ...], AS_TUPLE] = ()
+    tools: Annotated[tuple[Identifier, ...], AS_TUPLE] = ()
+    environments: Annotated[tuple[Environment, ...], AS_TUPLE] = ()
     carl: CarlSettings = CarlSettings.model_construct()
     gate: GateSettings = GateSettings.model_construct()
     eval: EvalSettings = EvalSettings.model_construct()
@@ -105,6 +110,17 @@ class TrainSpec(Block):
         """The phase that samples completions and rewards them, if there is one."""
         found = (p for p in self.phases.values() if isinstance(p, SampledSettings))
         return next(found, None)
+
+    @property
+    def calls_tools(self) -> bool:
+        """Whether the model is given tools, its own or those of environments."""
+        return bool(self.tools or self.environments)
+
+    @property
+    def vision(self) -> bool:
+        """Whether rows to train on have images."""
+        data = [phase.data or self.data for phase in self.phases.values()]
+        return any(source.has_images for block in data for source in block.sources)
 
     @property
     def run_dir(self) -> str:

@@ -232,7 +232,7 @@ def _reference(spec: TrainSpec, phase: str, weights: Amount) -> tuple[Amount, st
 
 def _vllm(settings: Any, gpu_bytes: int | None) -> tuple[Amount, str]:
     trainer = settings.trainer
-    if not trainer.get("use_vllm") or trainer.get("vllm_mode") == "server":
+    if getattr(settings, "vllm", None) != "colocate":
         return 0, "no vLLM on this GPU"
     share = trainer.get("vllm_gpu_memory_utilization", 0.3)
     formula = f"{share} x memory of the GPU"

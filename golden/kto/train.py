@@ -430,7 +430,7 @@ def builtin_judged(part: str, seed: int, count: int) -> Any:
     return Dataset.from_list(rows)
 
 
-# ---- carl_runtime_min/data.py sha256:3f15b6d962ed ------------------------------------
+# ---- carl_runtime_min/data.py sha256:22f776981247 ------------------------------------
 QUESTIONS = ("prompt", "messages")
 ANSWERS = ("completion", "chosen", "rejected")
 
@@ -442,34 +442,30 @@ def is_text(value: Any) -> bool:
     return isinstance(value, str) or (bool(own) and all(own))
 
 
-def prepared(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
-    """The rows of the spec with our columns, plain text as conversations.
+def tools_of(row: dict[str, Any]) -> Any:
+    """The tools that a row offers, None if it has none: a list, or that as JSON."""
+    tools = row.get("tools")
+    return (json.loads(tools) if isinstance(tools, str) else tools) or None
+
+
+def shaped_row(row: Any, number: int, source: Any, tokenizer: Any) -> dict[str, Any]:
+    """Our columns of a row, plain text as conversations; rows are counted from 1.
 
     Text stays text for a tokenizer without a chat template. A prompt that is a whole
     conversation loses its last answer.
     """
-    columns, name = source["columns"], source["id"]
-    absent = [theirs for theirs in columns.values() if theirs not in rows.column_names]
-    kept = range(len(rows))[slice(*source["part"])][: source["limit"]]
-    if absent or not kept:
-        reason = f"no column {absent[0]!r}" if absent else "too few rows"
-        remedy = f"map columns under data.columns; there are {rows.column_names}"
-        remedy = remedy if absent else "add rows, or lower eval.items"
-        raise UsageError(f"{name}: {reason}", remedy=remedy)
+    where, chat = f"{source['id']}, row {number}", bool(tokenizer.chat_template)
     system = [{"role": "system", "content": source["system_prompt"]}]
-    chat = bool(tokenizer.chat_template)
 
     def shaped(column: str, text: Any) -> Any:
         if column in ANSWERS and isinstance(text, int | float):
             text = str(text)
         if not is_text(text):
-            remedy = "every row needs text or a list of {role, content} there"
-            raise UsageError(f"{name}: a {column} is {text!r}", remedy=remedy)
+            remedy = f"{source['columns'][column]!r} needs text or [{{role, content}}]"
+            raise UsageError(f"{where}: a {column} is {text!r}", remedy=remedy)
         if not chat and isinstance(text, list):
-            remedy = (
-                "use a chat model or its tokenizer (model.tokenizer), or plain text"
-            )
-            raise UsageError("conversations need a chat template", remedy=remedy)
+            remedy = "use a chat model or its tokenizer (model.tokenizer), or text"
+            raise UsageError(f"{where} needs a chat template", remedy=remedy)
         if not chat:
             return text
         if isinstance(text, str):
@@ -478,16 +474,36 @@ def prepared(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
         if column == "prompt" and text[-1]["role"] == "assistant":
             text = text[:-1]
         if not text:
-            raise UsageError(f"{name}: a prompt is an answer", remedy="mend the row")
+            raise UsageError(f"{where}: a prompt is an answer", remedy="mend the row")
         own = column in ANSWERS or text[0]["role"] == "system"
         return text if own or not source["system_prompt"] else system + text
 
-    def ours(row: dict[str, Any]) -> dict[str, Any]:
-        values = {column: row[theirs] for column, theirs in columns.items()}
-        texts = QUESTIONS + ANSWERS
-        return {c: shaped(c, v) if c in texts else v for c, v in values.items()}
+    values = {column: row[theirs] for column, theirs in source["columns"].items()}
+    try:
+        tools_of(values)
+    except ValueError as error:
+        remedy = "give a list of tools, or such a list as JSON"
+        raise UsageError(f"{where}: tools: {error}", remedy=remedy) from error
+    texts = QUESTIONS + ANSWERS
+    return {c: shaped(c, v) if c in texts else v for c, v in values.items()}
 
-    return rows.select(kept).map(ours)
+
+def prepared(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
+    """The rows of the spec with our columns; UsageError names the column or the row."""
+    columns, name = source["columns"], source["id"]
+    absent = [theirs for theirs in columns.values() if theirs not in rows.column_names]
+    kept = range(len(rows))[slice(*source["part"])][: source["limit"]]
+    if absent or not kept:
+        reason = f"no column {absent[0]!r}" if absent else "too few rows"
+        remedy = f"map columns under data.columns; there are {rows.column_names}"
+        remedy = remedy if absent else "add rows, or lower eval.items"
+        raise UsageError(f"{name}: {reason}", remedy=remedy)
+
+    def ours(row: dict[str, Any], place: int) -> dict[str, Any]:
+        return shaped_row(row, kept[place] + 1, source, tokenizer)
+
+    unread = sorted({*ANSWERS} & {*rows.column_names} - {*columns})  # TRL reads them
+    return rows.select(kept).map(ours, with_indices=True, remove_columns=unread)
 
 
 def preference_rows(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
@@ -498,27 +514,29 @@ def preference_rows(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
     columns, name = source["columns"], source["id"]
     own = {ours: columns[ours] for ours in columns if ours != "prompt"}
 
-    def split(row: dict[str, Any]) -> dict[str, Any]:
+    def split(row: dict[str, Any], place: int) -> dict[str, Any]:
         talks = {column: row[column] for column in own if column in ANSWERS}
         prompts = [talk[:-1] for talk in talks.values()]
         if not prompts[0] or any(prompt != prompts[0] for prompt in prompts):
-            reason = f"{name}: answers to different prompts: {prompts}"
+            reason = f"{name}, row {place + 1}: answers to different prompts: {prompts}"
             raise UsageError(reason, remedy="let answers continue one conversation")
         return {"prompt": prompts[0]} | {c: talk[-1:] for c, talk in talks.items()}
 
     first = next(iter(rows), {}).get(next(iter(own.values())))
     if isinstance(first, list) and is_text(first) and first[0]["role"] != "assistant":
-        rows = prepared(rows, {**source, "columns": own}, tokenizer).map(split)
+        rows = prepared(rows, {**source, "columns": own}, tokenizer)
+        rows = rows.map(split, with_indices=True)
         source = {**source, "columns": {c: c for c in columns}, "part": [None, None]}
     rows = prepared(rows, source, tokenizer)
-    for label in rows["label"] if "label" in own else ():
+    for place, label in enumerate(rows["label"] if "label" in own else ()):
         if not isinstance(label, bool):
-            remedy = "make labels true (good) or false (bad)"
-            raise UsageError(f"{name}: a label is {label!r}", remedy=remedy)
+            remedy = f"make {columns['label']!r} true (good) or false (bad)"
+            reason = f"{name}, row {place + 1}: a label is {label!r}"
+            raise UsageError(reason, remedy=remedy)
     return rows.select_columns(list(columns))
 
 
-# ---- carl_runtime_min/supervisor.py sha256:f1649f8dc1cf ------------------------------
+# ---- carl_runtime_min/supervisor.py sha256:1d681ba3afa2 ------------------------------
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
@@ -567,10 +585,20 @@ def supervise(command: list[str], path: Path, lock: int, processes: int) -> int:
     return int(code)
 
 
-def accept_signals() -> None:
-    """In a phase: do nothing at a signal, but let what it starts be ended by one."""
+def accept_signals(path: Path) -> None:
+    """In a phase: what it starts is ended by a signal, and it goes on.
+
+    Without a supervisor, as below a launcher, it is asked to stop by one.
+    """
+    alone = "CARL_SUPERVISOR" not in os.environ
+
+    def ask(number: int, frame: Any) -> None:
+        with contextlib.suppress(OSError):
+            if alone:
+                (path / "stop").touch()
+
     for number in STOP_SIGNALS:
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, ask)
     obey = functools.partial(signal.signal, signal.SIGTERM, signal.SIG_DFL)
     os.register_at_fork(after_in_child=obey)  # as multiprocessing ends its pools
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
@@ -585,7 +613,7 @@ def asked_to_stop(path: Path) -> bool:
     return (path / "stop").exists()
 
 
-# ---- carl_runtime_min/fit.py sha256:fcde03c7844d -------------------------------------
+# ---- carl_runtime_min/fit.py sha256:cba28ec8badd -------------------------------------
 SHOWN = (
     "loss mean_token_accuracy rewards/accuracies reward phi phi/chosen phi/rejected "
     "carl/weight eval_loss eval_reward"
@@ -594,7 +622,12 @@ SHOWN = (
 
 def head_width(model: Any) -> int:
     """V: the rows of the output head, padding included."""
-    return int(model.get_output_embeddings().weight.shape[0])
+    head = model.get_output_embeddings()
+    if head is None:
+        remedy = "choose a causal language model"
+        raise UsageError("the model has no output head of its own", remedy=remedy)
+    weight = head.weight
+    return int(getattr(weight, "ds_shape", weight.shape)[0])  # ds_: cut by ZeRO-3
 
 
 def training_arguments(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
@@ -705,6 +738,7 @@ def fit(
     draft, result = run.checkpoints / "checkpoint-result", run.path / settings["result"]
     trainer.save_model(str(draft))
     if run.first:
+        shutil.rmtree(draft / "ref", ignore_errors=True)  # TRL's copy of the adapters
         shutil.rmtree(result, ignore_errors=True)
         draft.replace(result)
         run.summarise(weights_sha256=weights_sha256(result))
@@ -777,14 +811,15 @@ def compare(found: dict[str, Tensor], vectors: dict[str, Tensor]) -> int:
     return 0 if good else 1
 
 
-# ---- carl_runtime_min/dryrun.py sha256:67f94adb59ca ----------------------------------
+# ---- carl_runtime_min/dryrun.py sha256:30a652990540 ----------------------------------
 def show_row(tokenizer: Any, row: dict[str, Any], answers_only: bool = False) -> None:
     """Print a row as the model sees it, the tokens that it learns in ⟦ ⟧.
 
     Warns when no end-of-sequence token is among them: such a model never stops.
     """
     prompt, learned = row.get("prompt"), row.get("completion") or row.get("messages")
-    render = partial(tokenizer.apply_chat_template, return_dict=True)
+    tools = tools_of(row) if learned else None  # GRPO shows none of the rows
+    render = partial(tokenizer.apply_chat_template, return_dict=True, tools=tools)
     if answers_only:  # TRL has templates that mark the answers, for those that do not
         from trl import chat_template_utils as trl
 
@@ -815,7 +850,7 @@ def show_row(tokenizer: Any, row: dict[str, Any], answers_only: bool = False) ->
         print("  never stop; check the chat template and the end-of-sequence token")
 
 
-# ---- carl_runtime_min/entry.py sha256:44fb0a8d34a5 -----------------------------------
+# ---- carl_runtime_min/entry.py sha256:711362cf14e8 -----------------------------------
 UNSET = "correct the name, grant the access or free the space"
 
 
@@ -839,9 +874,10 @@ def identity(config: dict[str, Any], phases: list[str]) -> dict[str, Any]:
     blocks += [block["validation"] for block in blocks if "validation" in block]
     data = [block["data"] for block in blocks if "data" in block]
     files = {one["id"] for one in data if Path(one["id"]).is_file()}
+    launched = int(os.environ.get("WORLD_SIZE", 0))  # by whoever starts processes
     spec = json.dumps(config["spec"], sort_keys=True, separators=(",", ":"))
     return {
-        "world_size": max(1, torch.cuda.device_count()),
+        "world_size": launched or max(1, torch.cuda.device_count()),
         "data_revision": [one["revision"] for one in data],
         "data_sha256": {name: sha256(Path(name)) for name in sorted(files)},
         "spec_sha256": hashlib.sha256(spec.encode()).hexdigest(),
@@ -876,12 +912,11 @@ def claim(path: Path, facts: dict[str, Any], resume: str) -> int:
     return lock
 
 
-def lead(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) -> int:
-    """Run the phases that are not done yet, each in a process of its own."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        remedy = "start it with plain python: it starts torchrun on all visible GPUs"
-        raise UsageError("this script was started by a launcher", remedy=remedy)
-    path, facts = args.run_dir.resolve(), identity(config, phases)
+def enrol(
+    args: argparse.Namespace, config: dict[str, Any], phases: dict[str, Any]
+) -> tuple[int, int]:
+    """Claim the run directory and say there what runs: the lock, how many processes."""
+    path, facts = args.run_dir.resolve(), identity(config, list(phases))
     lock, cuda = claim(path, facts, args.resume), torch.cuda
     gpu = cuda.get_device_name() if cuda.is_available() else None
     surroundings = {
@@ -891,14 +926,25 @@ def lead(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) ->
         "resume": "exact between generations on one CPU machine, else approximate",
     }
     write_json(path / "run.json", {**facts, **surroundings})
-    done, stop = read_json(path / "phases.json"), path / "stop"
-    stop.unlink(missing_ok=True)
+    (path / "stop").unlink(missing_ok=True)
+    return lock, facts["world_size"]
+
+
+def lead(
+    args: argparse.Namespace, config: dict[str, Any], phases: dict[str, Any]
+) -> int:
+    """Run the phases that are not done yet, each in a process of its own."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        return join(args, config, phases)
+    lock, world_size = enrol(args, config, phases)
+    path = args.run_dir.resolve()
+    done = read_json(path / "phases.json")
     for phase in phases:
         code = done.get(phase)
         if code is None:
-            if stop.exists():
+            if (path / "stop").exists():
                 return 85
-            processes = 1 if phase in ("eval", "push") else facts["world_size"]
+            processes = 1 if phase in ("eval", "push") else world_size
             code = supervise([*sys.argv, "--phase", phase], path, lock, processes)
         if code in (0, 1, 3):  # done, or a verdict: it is not run again
             write_json(path / "phases.json", done := {**done, phase: code})
@@ -908,9 +954,30 @@ def lead(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) ->
     return 0
 
 
+def join(
+    args: argparse.Namespace, config: dict[str, Any], phases: dict[str, Any]
+) -> int:
+    """Run the training phase as one of the processes that a launcher has started."""
+    names, path = [name for name in phases if name != "push"], args.run_dir.resolve()
+    if len(names) > 1:
+        remedy = "start it with plain python: it starts torchrun on all visible GPUs"
+        reason = f"a launcher runs one phase, and this script has {', '.join(names)}"
+        raise UsageError(reason, remedy=remedy)
+    done, first = read_json(path / "phases.json"), os.environ["RANK"] == "0"
+    if first:
+        enrol(args, config, phases)
+    code = 0
+    for args.phase in names + ["push"] * (first and "push" in phases):
+        if args.phase not in done and code == 0:
+            code = work(args, phases[args.phase])
+            if first and code in (0, 1, 3):
+                write_json(path / "phases.json", done := {**done, args.phase: code})
+    return code
+
+
 def work(args: argparse.Namespace, phase: Callable[[Run], int]) -> int:
     """Run one phase in this process; leave its exit code in the run directory."""
-    accept_signals()
+    accept_signals(args.run_dir.resolve())
     run = Run(args.run_dir.resolve(), args.phase, args.resume)
     code = guarded(lambda: phase(run), run.path)
     if run.first:
@@ -941,7 +1008,7 @@ def guarded(action: Callable[[], int], path: Path) -> int:
         return getattr(error, "exit_code", 4 if expected else 70)
 
 
-# ---- wiring sha256:535e9fb7f093 ------------------------------------------------------
+# ---- wiring sha256:92ca4fa098aa ------------------------------------------------------
 def kto_data(tokenizer: Any, settings: dict[str, Any]) -> Any:
     rows = builtin_judged(**settings["rows"])
     return preference_rows(rows, settings["data"], tokenizer)
@@ -997,7 +1064,7 @@ def main() -> int:
         return guarded(dry_run, args.run_dir)
     if args.phase:
         return work(args, phases[args.phase])
-    return guarded(lambda: lead(args, CONFIG, list(phases)), args.run_dir)
+    return guarded(lambda: lead(args, CONFIG, phases), args.run_dir)
 
 
 if __name__ == "__main__":

@@ -985,9 +985,10 @@ def exact_answer_reward(options: dict[str, Any]) -> TaskReward:
     return TaskReward("exact_answer", scorer, "answer")
 
 
-# ---- carl_runtime_min/data.py sha256:a66bf8df747a ------------------------------------
+# ---- carl_runtime_min/data.py sha256:a41d038bc402 ------------------------------------
 QUESTIONS = ("prompt", "messages")
 ANSWERS = ("completion", "chosen", "rejected")
+IMAGES = ("image", "images")
 
 
 def hub_rows(source: dict[str, Any]) -> Any:
@@ -1005,34 +1006,30 @@ def is_text(value: Any) -> bool:
     return isinstance(value, str) or (bool(own) and all(own))
 
 
-def prepared(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
-    """The rows of the spec with our columns, plain text as conversations.
+def tools_of(row: dict[str, Any]) -> Any:
+    """The tools that a row offers, None if it has none: a list, or that as JSON."""
+    tools = row.get("tools")
+    return (json.loads(tools) if isinstance(tools, str) else tools) or None
+
+
+def shaped_row(row: Any, number: int, source: Any, tokenizer: Any) -> dict[str, Any]:
+    """Our columns of a row, plain text as conversations; rows are counted from 1.
 
     Text stays text for a tokenizer without a chat template. A prompt that is a whole
     conversation loses its last answer.
     """
-    columns, name = source["columns"], source["id"]
-    absent = [theirs for theirs in columns.values() if theirs not in rows.column_names]
-    kept = range(len(rows))[slice(*source["part"])][: source["limit"]]
-    if absent or not kept:
-        reason = f"no column {absent[0]!r}" if absent else "too few rows"
-        remedy = f"map columns under data.columns; there are {rows.column_names}"
-        remedy = remedy if absent else "add rows, or lower eval.items"
-        raise UsageError(f"{name}: {reason}", remedy=remedy)
+    where, chat = f"{source['id']}, row {number}", bool(tokenizer.chat_template)
     system = [{"role": "system", "content": source["system_prompt"]}]
-    chat = bool(tokenizer.chat_template)
 
     def shaped(column: str, text: Any) -> Any:
         if column in ANSWERS and isinstance(text, int | float):
             text = str(text)
         if not is_text(text):
-            remedy = "every row needs text or a list of {role, content} there"
-            raise UsageError(f"{name}: a {column} is {text!r}", remedy=remedy)
+            remedy = f"{source['columns'][column]!r} needs text or [{{role, content}}]"
+            raise UsageError(f"{where}: a {column} is {text!r}", remedy=remedy)
         if not chat and isinstance(text, list):
-            remedy = (
-                "use a chat model or its tokenizer (model.tokenizer), or plain text"
-            )
-            raise UsageError("conversations need a chat template", remedy=remedy)
+            remedy = "use a chat model or its tokenizer (model.tokenizer), or text"
+            raise UsageError(f"{where} needs a chat template", remedy=remedy)
         if not chat:
             return text
         if isinstance(text, str):
@@ -1041,28 +1038,58 @@ def prepared(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
         if column == "prompt" and text[-1]["role"] == "assistant":
             text = text[:-1]
         if not text:
-            raise UsageError(f"{name}: a prompt is an answer", remedy="mend the row")
+            raise UsageError(f"{where}: a prompt is an answer", remedy="mend the row")
         own = column in ANSWERS or text[0]["role"] == "system"
         return text if own or not source["system_prompt"] else system + text
 
-    def ours(row: dict[str, Any]) -> dict[str, Any]:
-        values = {column: row[theirs] for column, theirs in columns.items()}
-        texts = QUESTIONS + ANSWERS
-        return {c: shaped(c, v) if c in texts else v for c, v in values.items()}
+    values = {column: row[theirs] for column, theirs in source["columns"].items()}
+    try:
+        tools_of(values)
+    except ValueError as error:
+        remedy = "give a list of tools, or such a list as JSON"
+        raise UsageError(f"{where}: tools: {error}", remedy=remedy) from error
+    texts = QUESTIONS + ANSWERS
+    return {c: shaped(c, v) if c in texts else v for c, v in values.items()}
 
-    return rows.select(kept).map(ours)
+
+def prepared(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
+    """The rows of the spec with our columns; UsageError names the column or the row."""
+    columns, name = source["columns"], source["id"]
+    absent = [theirs for theirs in columns.values() if theirs not in rows.column_names]
+    kept = range(len(rows))[slice(*source["part"])][: source["limit"]]
+    if absent or not kept:
+        reason = f"no column {absent[0]!r}" if absent else "too few rows"
+        remedy = f"map columns under data.columns; there are {rows.column_names}"
+        remedy = remedy if absent else "add rows, or lower eval.items"
+        raise UsageError(f"{name}: {reason}", remedy=remedy)
+
+    def ours(row: dict[str, Any], place: int) -> dict[str, Any]:
+        return shaped_row(row, kept[place] + 1, source, tokenizer)
+
+    unread = sorted({*ANSWERS} & {*rows.column_names} - {*columns})  # TRL reads them
+    return rows.select(kept).map(ours, with_indices=True, remove_columns=unread)
 
 
-def sft_rows(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
-    """Rows for SFT: `messages`, or `prompt` with `completion` (else `answer`)."""
-    columns = {**{name: name for name in rows.column_names}, **source["columns"]}
+def sft_columns(names: list[str], source: dict[str, Any]) -> dict[str, str]:
+    """Ours and theirs: `messages`, or `prompt` with `completion` (else `answer`)."""
+    columns = {**{name: name for name in names}, **source["columns"]}
     needed = ["prompt", "completion"]
     if "messages" in columns and "prompt" not in source["columns"]:
         needed = ["messages"]
     columns.setdefault("completion", columns.get("answer", "completion"))
-    columns = {name: columns.get(name, name) for name in needed}
+    needed += ["tools"] * ("tools" in columns)
+    needed += [name for name in IMAGES if name in source["columns"]]
+    return {name: columns.get(name, name) for name in needed}
+
+
+def sft_rows(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
+    """Rows for SFT, with the columns that it learns from."""
+    columns, name = sft_columns(rows.column_names, source), source["id"]
+    if "tools" in columns and "tools" not in str(tokenizer.chat_template):
+        remedy = "give a model.chat_template that does, or leave the column out"
+        raise UsageError(f"{name}: the chat template shows no 'tools'", remedy=remedy)
     rows = prepared(rows, {**source, "columns": columns}, tokenizer)
-    return rows.select_columns(needed)
+    return rows.select_columns(list(columns))
 
 
 def row_length(row: dict[str, Any], tokenizer: Any) -> int:
@@ -1074,16 +1101,21 @@ def row_length(row: dict[str, Any], tokenizer: Any) -> int:
         end = bool(answers)  # the trainer appends the end of sequence
         return max(len(tokenizer(text)["input_ids"]) + end for text in whole)
     start = not answers and "messages" not in row  # of an answer yet to come
-    render = partial(tokenizer.apply_chat_template, add_generation_prompt=start)
+    given = {"add_generation_prompt": start, "tools": None if start else tools_of(row)}
+    render = partial(tokenizer.apply_chat_template, **given)
     return max(len(render(talk)["input_ids"]) for talk in whole)
 
 
 def fitting(rows: Any, tokenizer: Any, source: dict[str, Any]) -> Any:
-    """Rows of at most `longest` tokens; others are cut by the trainer, or left out.
+    """Rows of at most `longest` tokens; others are cut by the trainer, or left out."""
+    return within(rows, [row_length(row, tokenizer) for row in rows], source)
 
-    Says how many there are. UsageError: one is refused, or none is left.
+
+def within(rows: Any, lengths: list[int], source: dict[str, Any]) -> Any:
+    """The rows whose `lengths` suit the spec's policy. Says how many are too long.
+
+    UsageError: one is refused, or none is left.
     """
-    lengths = [row_length(row, tokenizer) for row in rows]
     longest, policy = source["longest"], source["too_long"]
     fits = [i for i, length in enumerate(lengths) if length <= longest]
     over, remedy = len(rows) - len(fits), "raise max_length, or set too_long to drop"
@@ -1091,13 +1123,13 @@ def fitting(rows: Any, tokenizer: Any, source: dict[str, Any]) -> Any:
     if over and (policy == "refuse" or (policy == "drop" and not fits)):
         first = next(i for i, length in enumerate(lengths) if length > longest)
         raise UsageError(f"{what}, the first is row {first + 1}", remedy=remedy)
-    if over:
+    if over and os.environ.get("RANK", "0") == "0":
         cut = "cut by the trainer, or left out if the answer has no room"
         print(f"{what}: {'left out' if policy == 'drop' else cut}")
     return rows.select(fits) if policy == "drop" else rows
 
 
-# ---- carl_runtime_min/lora.py sha256:37e98abc1ad9 ------------------------------------
+# ---- carl_runtime_min/lora.py sha256:7c5fe204062c ------------------------------------
 # Mamba kernels read these weights without calling the modules that hold them.
 FUSED_PROJECTIONS = ("x_proj", "dt_proj", "out_proj")
 # In a model with stacked experts PEFT takes these names for the experts' old ones,
@@ -1148,10 +1180,11 @@ def layer_modules(module: Any, inside: bool = False) -> Iterator[nn.Module]:
 def stacked_experts(module: nn.Module) -> set[int]:
     """How many experts a module stacks in its tensors of three dimensions."""
     tensors = () if isinstance(module, nn.Conv1d) else module.parameters(recurse=False)
-    return {tensor.shape[0] for tensor in tensors if tensor.dim() == 3}
+    sizes = [getattr(x, "ds_shape", x.shape) for x in tensors]  # ds_: cut by ZeRO-3
+    return {size[0] for size in sizes if len(size) == 3}
 
 
-# ---- carl_runtime_min/models.py sha256:6f9912c34c3b ----------------------------------
+# ---- carl_runtime_min/models.py sha256:c4243736264f ----------------------------------
 def load_tokenizer(source: dict[str, Any]) -> Any:
     """The tokenizer of the spec's model, with a padding token."""
     from transformers import AutoTokenizer
@@ -1170,7 +1203,15 @@ def load_model(source: dict[str, Any]) -> Any:
     if options["dtype"] == "auto":
         options = {**options, "dtype": "bfloat16" if half else "float32"}
     kind = getattr(transformers, source["class"])  # another would lose weights
-    return kind.from_pretrained(source["id"], **options)
+    options = {**options, "output_loading_info": True}
+    model, found = kind.from_pretrained(source["id"], **options)
+    if found["missing_keys"]:
+        reason = f"{source['id']} has no weights for {min(found['missing_keys'])}"
+        raise UsageError(reason, remedy="choose a whole checkpoint of a language model")
+    if not hasattr(model, "prepare_inputs_for_generation"):
+        reason = f"{source['class']} does not generate token by token"
+        raise UsageError(reason, remedy="choose a causal language model")
+    return model
 
 
 def add_adapter(model: Any, targets: list[str], settings: dict[str, Any]) -> Any:
@@ -1188,7 +1229,73 @@ def load_adapter(model: Any, folder: Path) -> Any:
     return PeftModel.from_pretrained(model, str(folder), is_trainable=True)
 
 
-# ---- carl_runtime_min/supervisor.py sha256:f1649f8dc1cf ------------------------------
+# ---- carl_runtime_min/limits.py sha256:8212b9989ebb ----------------------------------
+BALANCE = "router_aux_loss_coef"
+
+
+def spared(
+    model: Any, run: Run, arguments: dict[str, Any], text: bool = True
+) -> dict[str, Any]:
+    """The trainer's arguments without what the model's class does not have.
+
+    With `text` the model is tried on some. UsageError if it does not learn from that.
+    """
+    bare = getattr(model, "get_base_model", lambda: model)()
+    changed: dict[str, Any] = {}
+    config, name = bare.config.get_text_config(), type(bare).__name__
+    if arguments["gradient_checkpointing"] and not bare.supports_gradient_checkpointing:
+        changed["gradient_checkpointing"] = False
+        run.say(f"{name} has no activation checkpointing: it needs more memory")
+    balance = arguments.get(BALANCE, getattr(config, BALANCE, 0))
+    experts = any(map(stacked_experts, bare.modules()))
+    known = experts and hasattr(config, "num_experts")  # TRL needs both
+    if balance and not known and run.phase != "orpo":
+        changed[BALANCE] = 0.0
+        run.say(f"{name}: TRL cannot compute the loss that balances experts; left out")
+    words = bare.get_input_embeddings()
+    if bare.base_model is bare:  # TRL would take the whole for the decoder
+        parts = dict(bare.named_children()).items()
+        own = [n for n, x in parts if getattr(x, "embed_tokens", None) is words]
+        bare.base_model_prefix = own[0] if own else bare.base_model_prefix
+    arguments = {**arguments, **changed}
+    if text:
+        check_text(model, bare, arguments)
+    return arguments
+
+
+def check_text(model: Any, bare: Any, arguments: dict[str, Any]) -> None:
+    """Try two tokens as TRL takes them: decoder, output head and, if need be, sampling.
+
+    UsageError with what the class says if it fails: it needs an image, a language, ...
+    """
+    if torch.cuda.is_available() and bare.device.type == "cpu":
+        model.to(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")  # as the trainer will
+    ids = torch.ones(1, 2, dtype=torch.long, device=bare.device)
+    row, training = {"input_ids": ids, "attention_mask": ids}, model.training
+    if arguments["gradient_checkpointing"]:
+        bare.enable_input_require_grads()  # as adapters need it
+    model.train()
+    try:
+        with torch.random.fork_rng():
+            states = bare.base_model(**row, use_cache=False)
+            bare.get_output_embeddings()(states.last_hidden_state)
+            bare.prepare_inputs_for_generation(ids)
+            if "num_generations" in arguments:
+                bare.generate(**row, max_new_tokens=2)
+    except Exception as error:  # any class may fail in any way
+        said, name = " ".join(str(error).split()), type(bare).__name__
+        reason = f"{name} cannot be trained on text alone: {said}"
+        hooked = "requires grad" in said  # the hook above changed what it writes to
+        remedy = (
+            "set gradient_checkpointing: false" if hooked else "choose another model"
+        )
+        raise UsageError(reason, remedy=remedy) from error
+    model.train(training)
+    if arguments["gradient_checkpointing"]:
+        bare.disable_input_require_grads()
+
+
+# ---- carl_runtime_min/supervisor.py sha256:1d681ba3afa2 ------------------------------
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
@@ -1237,10 +1344,20 @@ def supervise(command: list[str], path: Path, lock: int, processes: int) -> int:
     return int(code)
 
 
-def accept_signals() -> None:
-    """In a phase: do nothing at a signal, but let what it starts be ended by one."""
+def accept_signals(path: Path) -> None:
+    """In a phase: what it starts is ended by a signal, and it goes on.
+
+    Without a supervisor, as below a launcher, it is asked to stop by one.
+    """
+    alone = "CARL_SUPERVISOR" not in os.environ
+
+    def ask(number: int, frame: Any) -> None:
+        with contextlib.suppress(OSError):
+            if alone:
+                (path / "stop").touch()
+
     for number in STOP_SIGNALS:
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, ask)
     obey = functools.partial(signal.signal, signal.SIGTERM, signal.SIG_DFL)
     os.register_at_fork(after_in_child=obey)  # as multiprocessing ends its pools
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
@@ -1255,7 +1372,7 @@ def asked_to_stop(path: Path) -> bool:
     return (path / "stop").exists()
 
 
-# ---- carl_runtime_min/fit.py sha256:fcde03c7844d -------------------------------------
+# ---- carl_runtime_min/fit.py sha256:cba28ec8badd -------------------------------------
 SHOWN = (
     "loss mean_token_accuracy rewards/accuracies reward phi phi/chosen phi/rejected "
     "carl/weight eval_loss eval_reward"
@@ -1264,7 +1381,12 @@ SHOWN = (
 
 def head_width(model: Any) -> int:
     """V: the rows of the output head, padding included."""
-    return int(model.get_output_embeddings().weight.shape[0])
+    head = model.get_output_embeddings()
+    if head is None:
+        remedy = "choose a causal language model"
+        raise UsageError("the model has no output head of its own", remedy=remedy)
+    weight = head.weight
+    return int(getattr(weight, "ds_shape", weight.shape)[0])  # ds_: cut by ZeRO-3
 
 
 def training_arguments(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
@@ -1375,6 +1497,7 @@ def fit(
     draft, result = run.checkpoints / "checkpoint-result", run.path / settings["result"]
     trainer.save_model(str(draft))
     if run.first:
+        shutil.rmtree(draft / "ref", ignore_errors=True)  # TRL's copy of the adapters
         shutil.rmtree(result, ignore_errors=True)
         draft.replace(result)
         run.summarise(weights_sha256=weights_sha256(result))
@@ -1407,7 +1530,7 @@ class Tracker:
         return (lambda *args, **kwargs: None) if self.failed else pass_on
 
 
-# ---- carl_runtime_min/gate_watch.py sha256:e5771c93b04f ------------------------------
+# ---- carl_runtime_min/gate_watch.py sha256:f9f0f2c86a47 ------------------------------
 class GateWatch(Observer):
     """Shows the gate every optimizer step, however rarely the run logs.
 
@@ -1424,8 +1547,11 @@ class GateWatch(Observer):
         last = [kept.get(name, [])[-count:] for name in (self.metric, "entropy")]
         value, entropy = (sum(x) / len(x) if x else None for x in last)
         if self.gate.check(value, entropy, state.global_step):
-            print(f"gate: fired at step {state.global_step}, {self.metric} {value:.3f}")
+            if state.is_world_process_zero:
+                step = state.global_step
+                print(f"gate: fired at step {step}, {self.metric} {value:.3f}")
             if self.stop:
+                control.should_evaluate |= args.do_eval  # it may be the best one
                 control.should_save = control.should_training_stop = True
 
 
@@ -1816,14 +1942,15 @@ def compare(found: dict[str, Tensor], vectors: dict[str, Tensor]) -> int:
     return 0 if good else 1
 
 
-# ---- carl_runtime_min/dryrun.py sha256:67f94adb59ca ----------------------------------
+# ---- carl_runtime_min/dryrun.py sha256:30a652990540 ----------------------------------
 def show_row(tokenizer: Any, row: dict[str, Any], answers_only: bool = False) -> None:
     """Print a row as the model sees it, the tokens that it learns in ⟦ ⟧.
 
     Warns when no end-of-sequence token is among them: such a model never stops.
     """
     prompt, learned = row.get("prompt"), row.get("completion") or row.get("messages")
-    render = partial(tokenizer.apply_chat_template, return_dict=True)
+    tools = tools_of(row) if learned else None  # GRPO shows none of the rows
+    render = partial(tokenizer.apply_chat_template, return_dict=True, tools=tools)
     if answers_only:  # TRL has templates that mark the answers, for those that do not
         from trl import chat_template_utils as trl
 
@@ -1854,7 +1981,7 @@ def show_row(tokenizer: Any, row: dict[str, Any], answers_only: bool = False) ->
         print("  never stop; check the chat template and the end-of-sequence token")
 
 
-# ---- carl_runtime_min/entry.py sha256:44fb0a8d34a5 -----------------------------------
+# ---- carl_runtime_min/entry.py sha256:711362cf14e8 -----------------------------------
 UNSET = "correct the name, grant the access or free the space"
 
 
@@ -1878,9 +2005,10 @@ def identity(config: dict[str, Any], phases: list[str]) -> dict[str, Any]:
     blocks += [block["validation"] for block in blocks if "validation" in block]
     data = [block["data"] for block in blocks if "data" in block]
     files = {one["id"] for one in data if Path(one["id"]).is_file()}
+    launched = int(os.environ.get("WORLD_SIZE", 0))  # by whoever starts processes
     spec = json.dumps(config["spec"], sort_keys=True, separators=(",", ":"))
     return {
-        "world_size": max(1, torch.cuda.device_count()),
+        "world_size": launched or max(1, torch.cuda.device_count()),
         "data_revision": [one["revision"] for one in data],
         "data_sha256": {name: sha256(Path(name)) for name in sorted(files)},
         "spec_sha256": hashlib.sha256(spec.encode()).hexdigest(),
@@ -1915,12 +2043,11 @@ def claim(path: Path, facts: dict[str, Any], resume: str) -> int:
     return lock
 
 
-def lead(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) -> int:
-    """Run the phases that are not done yet, each in a process of its own."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        remedy = "start it with plain python: it starts torchrun on all visible GPUs"
-        raise UsageError("this script was started by a launcher", remedy=remedy)
-    path, facts = args.run_dir.resolve(), identity(config, phases)
+def enrol(
+    args: argparse.Namespace, config: dict[str, Any], phases: dict[str, Any]
+) -> tuple[int, int]:
+    """Claim the run directory and say there what runs: the lock, how many processes."""
+    path, facts = args.run_dir.resolve(), identity(config, list(phases))
     lock, cuda = claim(path, facts, args.resume), torch.cuda
     gpu = cuda.get_device_name() if cuda.is_available() else None
     surroundings = {
@@ -1930,14 +2057,25 @@ def lead(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) ->
         "resume": "exact between generations on one CPU machine, else approximate",
     }
     write_json(path / "run.json", {**facts, **surroundings})
-    done, stop = read_json(path / "phases.json"), path / "stop"
-    stop.unlink(missing_ok=True)
+    (path / "stop").unlink(missing_ok=True)
+    return lock, facts["world_size"]
+
+
+def lead(
+    args: argparse.Namespace, config: dict[str, Any], phases: dict[str, Any]
+) -> int:
+    """Run the phases that are not done yet, each in a process of its own."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        return join(args, config, phases)
+    lock, world_size = enrol(args, config, phases)
+    path = args.run_dir.resolve()
+    done = read_json(path / "phases.json")
     for phase in phases:
         code = done.get(phase)
         if code is None:
-            if stop.exists():
+            if (path / "stop").exists():
                 return 85
-            processes = 1 if phase in ("eval", "push") else facts["world_size"]
+            processes = 1 if phase in ("eval", "push") else world_size
             code = supervise([*sys.argv, "--phase", phase], path, lock, processes)
         if code in (0, 1, 3):  # done, or a verdict: it is not run again
             write_json(path / "phases.json", done := {**done, phase: code})
@@ -1947,9 +2085,30 @@ def lead(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) ->
     return 0
 
 
+def join(
+    args: argparse.Namespace, config: dict[str, Any], phases: dict[str, Any]
+) -> int:
+    """Run the training phase as one of the processes that a launcher has started."""
+    names, path = [name for name in phases if name != "push"], args.run_dir.resolve()
+    if len(names) > 1:
+        remedy = "start it with plain python: it starts torchrun on all visible GPUs"
+        reason = f"a launcher runs one phase, and this script has {', '.join(names)}"
+        raise UsageError(reason, remedy=remedy)
+    done, first = read_json(path / "phases.json"), os.environ["RANK"] == "0"
+    if first:
+        enrol(args, config, phases)
+    code = 0
+    for args.phase in names + ["push"] * (first and "push" in phases):
+        if args.phase not in done and code == 0:
+            code = work(args, phases[args.phase])
+            if first and code in (0, 1, 3):
+                write_json(path / "phases.json", done := {**done, args.phase: code})
+    return code
+
+
 def work(args: argparse.Namespace, phase: Callable[[Run], int]) -> int:
     """Run one phase in this process; leave its exit code in the run directory."""
-    accept_signals()
+    accept_signals(args.run_dir.resolve())
     run = Run(args.run_dir.resolve(), args.phase, args.resume)
     code = guarded(lambda: phase(run), run.path)
     if run.first:
@@ -1980,7 +2139,7 @@ def guarded(action: Callable[[], int], path: Path) -> int:
         return getattr(error, "exit_code", 4 if expected else 70)
 
 
-# ---- wiring sha256:f5e605570313 ------------------------------------------------------
+# ---- wiring sha256:b39959aa1e39 ------------------------------------------------------
 def trained_model(tokenizer: Any, result: Path) -> Any:
     """The model as an earlier phase saved it."""
     return load_adapter(load_model(CONFIG["model"]), result)
@@ -2003,7 +2162,7 @@ def sft(run: Run) -> int:
     model = add_adapter(model, lora_targets(model), CONFIG["lora"])
     trainer = SFTTrainer(
         model,
-        args=SFTConfig(**training_arguments(run, settings)),
+        args=SFTConfig(**spared(model, run, training_arguments(run, settings))),
         train_dataset=rows,
         processing_class=tokenizer,
     )
@@ -2049,7 +2208,7 @@ def grpo(run: Run) -> int:
     trainer = Trainer(
         model,
         rewards,
-        args=GRPOConfig(**training_arguments(run, settings)),
+        args=GRPOConfig(**spared(model, run, training_arguments(run, settings))),
         train_dataset=rows,
         processing_class=tokenizer,
     )
@@ -2122,7 +2281,7 @@ def main() -> int:
         return guarded(dry_run, args.run_dir)
     if args.phase:
         return work(args, phases[args.phase])
-    return guarded(lambda: lead(args, CONFIG, list(phases)), args.run_dir)
+    return guarded(lambda: lead(args, CONFIG, phases), args.run_dir)
 
 
 if __name__ == "__main__":

@@ -158,7 +158,34 @@ def fields(block: type[BaseModel], prefix: str = "") -> Iterator[str]:
 PUSHED = {"method": "sft", "push": {"repo": "a/b", "enabled": True}}
 
 
-@pytest.mark.parametrize("spec", [{"method": "grpo"}, PUSHED, CHOSEN])
+ROWS = [{"id": "a.jsonl", "weight": 2, "columns": {"answer": "x"}}, "builtin"]
+MIXED = {
+    "method": "sft",
+    "model": {"id": "m/m", "revision": "a" * 40},
+    "data": ROWS,
+    "eval": {"every": 5, "data": "a.jsonl"},
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "settings"),
+    [
+        ("['mix'][0]['weight']", "data.mix.0.weight"),
+        ("['mix'][0]['kind']", "data.mix.0.id"),
+        ("['mix'][0]['data']['id']", "data.mix.0.id"),
+        ("['mix'][0]['data']['columns']['answer']", "data.mix.0.columns.answer"),
+        ("['mix'][0]['data']['part']", "the recipe"),
+        ("['mix'][0]['data']['longest']", "the default of sft.max_length"),
+        ("['mix'][1]['data']['id']", "the default of data.mix.1.id"),
+        ("['mix'][1]['rows']['count']", "the default of data.mix.1.limit"),
+        ("['validation']['mix'][0]['data']['id']", "eval.data.id"),
+    ],
+)
+def test_a_source_of_a_mixture_is_traced(key: str, settings: str) -> None:
+    assert ", ".join(settings_by_key(MIXED)[f"['sft']{key}"]) == settings
+
+
+@pytest.mark.parametrize("spec", [{"method": "grpo"}, PUSHED, CHOSEN, MIXED])
 def test_all_that_sets_a_key_is_a_setting(spec: dict[str, Any]) -> None:
     known = {*fields(TrainSpec), "the recipe", "the spec"}
     for key, settings in settings_by_key(spec).items():

@@ -201,3 +201,20 @@ def test_a_closed_pipe_is_silent() -> None:
     )
     os.close(writing)
     assert (found.returncode, found.stderr) == (141, "")
+
+
+def test_the_file_for_accelerate_lies_beside_the_script(
+    carl: Carl, tmp_path: Path
+) -> None:
+    spec = tmp_path / "carl.yaml"
+    spec.write_text("method: sft\nmodel: builtin\n")
+    script, config = tmp_path / "train.py", tmp_path / "train.accelerate.yaml"
+    given = ("bundle", str(spec), "--accelerate")
+    assert carl(*given, "-o", str(script)).code == 0
+    assert not script.exists()
+    assert carl(*given).out == config.read_text()
+    assert "distributed_type: MULTI_GPU" in config.read_text()
+    spec.write_text("model: builtin\n")
+    refused = carl(*given)
+    assert refused.code == 2
+    assert "a pipeline has several" in refused.err

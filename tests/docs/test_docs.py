@@ -59,7 +59,8 @@ def test_what_a_document_shows_works(document: Path, tmp_path: Path) -> None:
         pytest.skip("shows nothing to run")
     (tmp_path / "train.jsonl").write_text('{"prompt": "1 + 1 =", "answer": "2"}\n')
     files = {name: json.dumps(value).encode() for name, value in HUB_FILES.items()}
-    with serve(FakeHub(models={MODEL: files})) as hub:
+    models = dict.fromkeys((MODEL, "Qwen/Qwen3-0.6B"), files)
+    with serve(FakeHub(models=models)) as hub:
         environment = {
             **os.environ,
             **WITHOUT_NETWORK,
@@ -137,7 +138,7 @@ def rows(block: type[BaseModel], prefix: str) -> list[str]:
     for name, info in block.model_fields.items():
         inner = blocks_in(info.annotation)
         nested = f"{prefix}{name}."
-        if inner and not (name == "data" and prefix):
+        if inner and not (name in ("data", "mix") and prefix):
             if not issubclass(inner[0], PhaseSettings):
                 found += rows(inner[0], nested)
             if info.default is not None and not isinstance(info.default, tuple):

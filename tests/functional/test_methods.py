@@ -79,6 +79,7 @@ def test_preferences_train_and_are_measured(
     summary = read_json(run / "summary.json")
     assert summary["weights_sha256"] == weights_sha256(run / "model")
     assert (run / "model" / "adapter_model.safetensors").exists() == bool(lora)
+    assert not (run / "model" / "ref").exists()  # TRL's own copy of the adapters
 
 
 @pytest.mark.parametrize("method", ["dpo", "rloo"])

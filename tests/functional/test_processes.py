@@ -258,3 +258,34 @@ def test_two_ranks_train_one_model(tmp_path: Path, tiny_model_dir: Path) -> None
     assert metrics(path, "grpo") == [1, 2, 3]  # one rank writes
     assert read_json(path / "summary.json")["stage"] == "B"
     assert read_json(path / "exit.json")["code"] == 0
+
+
+def test_a_launcher_may_start_the_processes(
+    tmp_path: Path, tiny_model_dir: Path
+) -> None:
+    """Each trains as one of them; what was done is not done again."""
+    spec: dict[str, Any] = {
+        "name": "joined",
+        "method": "sft",
+        "model": str(tiny_model_dir),
+        "data": str(tiny.write_jsonl(tmp_path / "qa.jsonl", tiny.questions(16))),
+        "sft": {**SMALL, "max_steps": 2},
+    }
+    script = render(tmp_path, spec)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for _ in range(2):
+        ended = subprocess.run(
+            [sys.executable, *launcher, str(script)],
+            cwd=tmp_path,
+            env={**environment(), "ACCELERATE_USE_CPU": "true"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert ended.returncode == 0, ended.stderr
+    path = tmp_path / "runs" / "joined"
+    assert metrics(path, "sft") == [1, 2]
+    assert read_json(path / "phases.json") == {"sft": 0}
+    assert read_json(path / "run.json")["world_size"] == 2
+    assert len(read_json(path / "summary.json")["weights_sha256"]) == 64
+    assert not list(path.glob("checkpoints/sft/checkpoint-result"))

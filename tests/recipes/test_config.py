@@ -150,3 +150,36 @@ def test_short_answers_need_no_thinking(
     assert made.choices["split_phi"] == (expected is not False)
     supervised = plan(TrainSpec.model_validate({**fields, "method": "sft"}))
     assert supervised.choices["template"] == (asked != "auto")
+
+
+def test_vllm_sets_memory_aside_for_the_longest_row_unless_told() -> None:
+    def trainer(**given: Any) -> dict[str, Any]:
+        made: dict[str, Any] = config(**PINNED, method="grpo", grpo=given)
+        return made["grpo"]["trainer"]
+
+    names = ("use_vllm", "vllm_mode", "vllm_max_model_length")
+
+    def told(**given: Any) -> list[Any]:
+        found = trainer(**given)
+        return [found.get(name) for name in names]
+
+    assert told() == [None, None, None]
+    assert told(vllm="colocate") == [True, "colocate", 2048]
+    given = {"vllm": "colocate", "trainer": {"vllm_max_model_length": 512}}
+    assert told(**given) == [True, "colocate", 512]
+    url = {"vllm_server_base_url": "http://10.0.0.7:8000"}
+    assert told(vllm="server", trainer=url) == [True, "server", None]
+    assert trainer(vllm="server", trainer=url).items() >= url.items()
+
+
+def test_rows_with_images_have_the_size_that_a_reward_needs() -> None:
+    """TRL must cut no row: the tokens of an image would be fewer than the image."""
+    reward = {"rewards": [{"name": "click_inside", "scale": 1000}]}
+    for data in ("rows.jsonl", {"id": "rows.jsonl", "columns": {"image": "shot"}}):
+        seeing, spec = not isinstance(data, str), {**PINNED, **reward, "data": data}
+        named = config(**spec, method="grpo")["grpo"]["data"]["columns"]
+        assert ("shot" in named.values()) == seeing
+        assert ("width" in named) != seeing
+        block = config(**spec, method="sft")["sft"]
+        assert (block["trainer"]["max_length"] is None) == seeing
+        assert block["data"]["longest"] == 1024

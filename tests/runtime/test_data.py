@@ -378,15 +378,94 @@ def test_conversations_need_a_chat_template() -> None:
         prepared(data, source("x"), PLAIN)
 
 
+JUDGED = {name: name for name in ("prompt", "completion", "label")}
+JUDGED_ROW = {"prompt": "q", "completion": "a", "label": True}
+
+
 @pytest.mark.parametrize("nothing", [None, []])
 def test_a_row_without_text_is_refused(nothing: Any) -> None:
     data = Dataset.from_dict({"prompt": [TURNS[:1], nothing]})
-    with pytest.raises(UsageError, match=r"rows\.jsonl: a prompt is"):
+    with pytest.raises(UsageError, match=r"rows\.jsonl, row 2: a prompt is") as refused:
         prepared(data, source("rows.jsonl"), CHAT)
+    assert "'prompt'" in refused.value.remedy
+
+
+def test_a_row_is_counted_from_the_start_of_its_file() -> None:
+    rows = Dataset.from_dict({"q": ["a", "b", "c", None]})
+    told = source("rows.jsonl", columns={"prompt": "q"}, part=[-2, None])
+    with pytest.raises(UsageError, match="row 4: a prompt is None") as refused:
+        prepared(rows, told, CHAT)
+    assert "'q'" in refused.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("rows", "number"),
+    [
+        ([JUDGED_ROW, {**JUDGED_ROW, "label": "no"}], 2),
+        ([JUDGED_ROW, JUDGED_ROW, {**JUDGED_ROW, "label": None}], 3),
+    ],
+)
+def test_a_wrong_label_is_named_with_its_row(rows: Any, number: int) -> None:
+    data = Dataset.from_list(rows, on_mixed_types="use_json")
+    told = source("rows.jsonl", columns=JUDGED)
+    with pytest.raises(UsageError, match=f"row {number}: a label is"):
+        preference_rows(data, told, CHAT)
+
+
+def tool(name: str) -> dict[str, Any]:
+    schema = {"type": "object", "properties": {name: {"type": "string"}}}
+    inner = {"name": name, "description": "x", "parameters": schema}
+    return {"type": "function", "function": inner}
+
+
+TOOLS = (
+    "{% if tools %}{% for t in tools %}[{{ t['function']['name'] }}]{% endfor %}"
+    "{% endif %}" + tiny.CHAT_TEMPLATE
+)
+
+
+@pytest.mark.parametrize("form", [list, json.dumps])
+def test_the_tools_of_a_row_stand_before_its_turns(
+    tmp_path: Path, form: Any, capsys: Any
+) -> None:
+    """The trainer, the length and the dry run see the same tokens."""
+    words = tiny.tokenizer(TOOLS)
+    row = {"messages": TURNS, "tools": form([tool("read"), tool("write")])}
+    path = tiny.write_jsonl(tmp_path / "a.jsonl", [row])
+    told = source(path, columns={})
+    rows = sft_rows(file_rows(told), told, words)
+    given = trainers.arguments(trainers.run_dir(tmp_path), max_length=None)
+    trainer = SFTTrainer(
+        tiny.model(),
+        args=SFTConfig(**given),
+        train_dataset=rows,
+        processing_class=words,
+    )
+    [seen] = trainer.train_dataset
+    assert words.decode(seen["input_ids"]).startswith("[read][write]<|im_start|>")
+    assert row_length(rows[0], words) == len(seen["input_ids"])
+    show_row(words, rows[0])
+    assert "[read][write]" in capsys.readouterr().out
+
+
+def test_tools_that_cannot_be_shown_are_refused() -> None:
+    row = {"messages": TURNS, "tools": json.dumps([tool("read")])}
+    told = source("rows.jsonl", columns={})
+    with pytest.raises(UsageError, match=r"rows\.jsonl: .*shows no 'tools'"):
+        sft_rows(Dataset.from_list([row]), told, CHAT)
+    torn = Dataset.from_list([row, {**row, "tools": "[{"}])
+    with pytest.raises(UsageError, match=r"rows\.jsonl, row 2: tools"):
+        sft_rows(torn, told, tiny.tokenizer(TOOLS))
+
+
+def test_the_tools_of_a_prompt_to_sample_from_are_not_counted() -> None:
+    """TRL's GRPO shows none of a row: only the rewards read them."""
+    words, prompt = tiny.tokenizer(TOOLS), [user("q")]
+    with_tools = {"prompt": prompt, "tools": [tool("read")]}
+    assert row_length(with_tools, words) == row_length({"prompt": prompt}, words)
 
 
 PAIR = {name: name for name in ("prompt", "chosen", "rejected")}
-JUDGED = {name: name for name in ("prompt", "completion", "label")}
 SAID = {
     "prompt": [user("q")],
     "chosen": [assistant("a")],
@@ -526,7 +605,7 @@ def test_a_limit_and_a_part_hold_for_preferences_too() -> None:
 def test_preferences_that_do_not_fit_are_refused_by_name(
     rows: Any, columns: dict[str, str], reason: str
 ) -> None:
-    with pytest.raises(UsageError, match=f"^rows.jsonl: .*{reason}") as refused:
+    with pytest.raises(UsageError, match=f"^rows.jsonl.*: .*{reason}") as refused:
         preferences(rows, columns)
     assert refused.value.remedy
 

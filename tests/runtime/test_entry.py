@@ -125,11 +125,11 @@ def test_a_stop_between_two_phases_starts_no_further_one(script: Path) -> None:
     assert run_script(script, GOOD) == (0, "grpo eval")
 
 
-def test_a_launcher_is_not_needed_and_refused(
+def test_a_launcher_cannot_run_several_phases(
     script: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match="started by a launcher") as refused:
+    with pytest.raises(UsageError, match="has sft, grpo, eval") as refused:
         run_script(script, GOOD)
     assert "plain python" in refused.value.remedy
     assert not (script.parent / "run" / "run.json").exists()

@@ -490,6 +490,15 @@ def test_stage_b_takes_one_pass_more_or_none(tmp_path: Path) -> None:
             False,
         ),
         ("rloo", {}, True),
+        ("grpo", {"vllm": "colocate"}, True),
+        (
+            "grpo",
+            {
+                "vllm": "server",
+                "trainer": {"vllm_importance_sampling_correction": False},
+            },
+            False,
+        ),
         ("rloo", {"mask_truncated_completions": True}, False),
     ],
 )
@@ -500,7 +509,8 @@ def test_scripts_reuse_scores_exactly_where_trl_makes_usable_ones(
     from carl_bundle.recipes import structure
     from carl_bundle.spec.defaults import resolve
 
-    spec = TrainSpec.model_validate({"method": method, method: given})
+    fields = {"model": "org/model", "rewards": [{"name": "exact_answer"}]}
+    spec = TrainSpec.model_validate({**fields, "method": method, method: given})
     assert structure(resolve(spec))["reuse_scores"] is reused
 
 

@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 
-from carl_runtime_min import math_reward
-from carl_runtime_min.math_reward import MathJudge, math_answer_reward
+from carl_runtime_min import judge as judges
+from carl_runtime_min.judge import Judge
+from carl_runtime_min.math_reward import math_answer_reward, math_score
 
 SLOW = "\\boxed{x^{12} + 3x + \\frac{1}{2}}", "$(x+1)^{12}$"
 
 
 @pytest.fixture(scope="module")
-def judge() -> Iterator[MathJudge]:
-    made = MathJudge()
+def judge() -> Iterator[Judge]:
+    made = Judge(math_score)
     yield made
     made.pool.terminate()
 
@@ -45,17 +46,17 @@ def judge() -> Iterator[MathJudge]:
     ],
 )
 def test_equal_answers_score(
-    judge: MathJudge, text: str, answer: str, score: float
+    judge: Judge, text: str, answer: str, score: float
 ) -> None:
     assert judge.score(text, answer) == score
 
 
 def test_an_answer_that_takes_too_long_scores_nothing_and_is_ended(
-    judge: MathJudge, monkeypatch: pytest.MonkeyPatch
+    judge: Judge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert judge.score("1", "1") == 1.0
     [worker] = judge.pool._pool
-    monkeypatch.setattr(math_reward, "SECONDS", 1e-4)
+    monkeypatch.setattr(judges, "SECONDS", 1e-4)
     assert judge.score(*SLOW) == 0.0
     worker.join(timeout=60)
     assert not worker.is_alive()

@@ -12,7 +12,7 @@ import transformers
 
 from carl_bundle import TrainSpec
 from carl_bundle.recipes import plan
-from carl_runtime_min.errors import CarlError
+from carl_runtime_min.errors import CarlError, UsageError
 from carl_runtime_min.lora import lora_targets
 from carl_runtime_min.models import (
     add_adapter,
@@ -131,8 +131,9 @@ def test_the_loaders_get_what_the_spec_pins(monkeypatch: pytest.MonkeyPatch) -> 
     for kind in (transformers.AutoModelForCausalLM, transformers.AutoTokenizer):
 
         def note(name: str, kind: type = kind, **options: Any) -> Any:
+            told = options.pop("output_loading_info", False)
             asked[kind] = (name, options)
-            return tiny.tokenizer()
+            return (tiny.model(), {"missing_keys": set()}) if told else tiny.tokenizer()
 
         monkeypatch.setattr(kind, "from_pretrained", note)
     load_model(model)
@@ -191,3 +192,31 @@ def test_adapters_of_an_earlier_phase_are_trained_further(
     assert trainers.same_weights(model, again)
     learning = [n for n, p in again.named_parameters() if p.requires_grad]
     assert len(learning) == 28
+
+
+def test_a_checkpoint_that_lacks_a_weight_is_refused(
+    tmp_path: Path, tiny_model_dir: Path
+) -> None:
+    """transformers would train the weight from random numbers, with a warning."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "torn"
+    shutil.copytree(tiny_model_dir, folder)
+    weights = load_file(folder / "model.safetensors")
+    lost = next(name for name in sorted(weights) if "mlp" in name)
+    del weights[lost]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UsageError, match=lost.replace(".", r"\.")) as refused:
+        load_model(source(folder))
+    assert "whole checkpoint" in refused.value.remedy
+
+
+def test_a_model_that_does_not_generate_token_by_token_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(name: str, **options: Any) -> Any:
+        return torch.nn.Linear(1, 1), {"missing_keys": set()}
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", found)
+    with pytest.raises(UsageError, match="does not generate token by token"):
+        load_model(source(tmp_path))

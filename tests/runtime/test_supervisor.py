@@ -110,7 +110,7 @@ def test_a_phase_survives_what_a_scheduler_sends_to_every_process(
     body = f"""
 from carl_runtime_min.supervisor import accept_signals
 if {accepts}:
-    accept_signals()
+    accept_signals(here)
 for number in {[int(number) for number in STOP_SIGNALS]}:
     os.kill(os.getpid(), number)
 time.sleep(0.1)
@@ -129,7 +129,7 @@ def wrong(row):
     raise ValueError("in the user's code")
 
 signal.alarm(60)
-accept_signals()
+accept_signals(here)
 try:
     Dataset.from_list([{"x": 0}, {"x": 1}]).map(wrong, num_proc=2)
 except ValueError:
@@ -147,7 +147,7 @@ def test_the_second_signal_ends_it_at_once(
 ) -> None:
     body = f"""
 from carl_runtime_min.supervisor import accept_signals
-accept_signals()
+accept_signals(here)
 (here / f"pid-{{os.getpid()}}").touch()
 wait_for(lambda: len(list(here.glob("pid-*"))) == {processes})
 if os.environ.get("RANK", "0") == "0":

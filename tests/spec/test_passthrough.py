@@ -31,7 +31,7 @@ def problems_of(phase: str, name: str, value: Any) -> list[Problem]:
         ("grpo", "generation_kwargs", {"min_new_tokens": 4, "stop": ["a", "b"]}),
         ("grpo", "optim", "adafactor"),
         ("grpo", "log_completions", True),
-        ("grpo", "deepspeed", "ds.json"),
+        ("grpo", "ddp_timeout", 600),
     ],
 )
 def test_a_field_of_trl_passes(phase: str, name: str, value: Any) -> None:

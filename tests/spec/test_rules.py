@@ -188,6 +188,30 @@ BROKEN: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
         spec_of(grpo={"trainer": {"entropy_coef": 0.0}}),
     ),
     (
+        "grpo.vllm",
+        {"grpo": {"vllm": "server"}},
+        "another model",
+        spec_of(grpo={"vllm": "server"}),
+    ),
+    (
+        "grpo.vllm, model.quantize",
+        spec_of(grpo={"vllm": "colocate"}, model={"id": "a/b", "quantize": "8bit"}),
+        "4bit",
+        spec_of(grpo={"vllm": "colocate"}, model={"id": "a/b", "quantize": "4bit"}),
+    ),
+    (
+        "grpo.trainer.vllm_tensor_parallel_size",
+        spec_of(grpo={"trainer": {"vllm_tensor_parallel_size": 2}}),
+        "set grpo.vllm",
+        spec_of(grpo={"trainer": {"vllm_group_port": 2}, "vllm": "colocate"}),
+    ),
+    (
+        "grpo.trainer.use_vllm",
+        spec_of(grpo={"trainer": {"use_vllm": True}}),
+        "set grpo.vllm",
+        spec_of(grpo={"vllm": "server"}),
+    ),
+    (
         "carl.weights",
         spec_of(carl={"weights": [0.5, 0.5, 0.5]}),
         "sum to 1",

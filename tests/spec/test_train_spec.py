@@ -202,7 +202,7 @@ def test_resolve_fills_the_phases_of_the_built_in_model() -> None:
     assert run.output_dir == "runs/carl"
     assert run.sft.max_steps is not None
     assert run.grpo.steps_per_generation == run.grpo.gradient_accumulation_steps
-    unset = {"num_train_epochs"}
+    unset = {"num_train_epochs", "vllm"}
     assert {k for k, v in run.grpo.model_dump().items() if v is None} == unset
 
 

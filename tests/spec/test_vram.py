@@ -76,7 +76,7 @@ def test_full_training_with_a_reference_holds_the_weights_twice(
 def test_vllm_takes_a_share_of_a_known_gpu(make_model: MakeModel) -> None:
     model = ModelSpec.from_pretrained(make_model(QWEN3))
     plan = plan_of(
-        grpo={"trainer": {"use_vllm": True, "vllm_gpu_memory_utilization": 0.25}}
+        grpo={"vllm": "colocate", "trainer": {"vllm_gpu_memory_utilization": 0.25}}
     )
 
     unknown = VRAMBudget.estimate(plan, model, "grpo", measurement=MEASURED)

@@ -1,10 +1,12 @@
 """`make matrix`: try every model type, then write docs/models.md.
 
 python -m tools.matrix [--shard I/N] [--only TYPE ...] [--sides ours plain]
-                       [--seconds 90] [--folder build/matrix] [--log FILE] [--report]
+                       [--seconds 90] [--folder build/matrix] [--log FILE]
+                       [--report [--stale]]
 
 What was measured before and still holds is not run again. The page is written when all
-types were gone through; `--report` writes it and measures nothing.
+types were gone through; `--report` writes it and measures nothing, with `--stale` also
+from what was measured before a file of the bundler changed.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=cache.FOLDER)
     parser.add_argument("--log", type=Path, help="file for the output of what fails")
     parser.add_argument("--report", action="store_true")
+    parser.add_argument("--stale", action="store_true", help="with --report")
     return parser.parse_args()
 
 
@@ -57,7 +60,8 @@ def main() -> int:
         go_through(chosen[index::count], given)
     if given.report or (not given.only and given.shard == "0/1"):
         folder = given.folder
-        found = {c: cache.load(folder, c.name, cache.keys(c)) for c in every}
+        stale = given.stale
+        found = {c: cache.load(folder, c.name, cache.keys(c), stale) for c in every}
         PAGE.write_text(report(found))
     return 0
 

@@ -60,14 +60,16 @@ def side(run: str) -> str:
     return run.partition("/")[0]
 
 
-def load(folder: Path, name: str, current: dict[str, str]) -> dict[str, Outcome]:
-    """The outcomes of a case that still hold, by run."""
+def load(
+    folder: Path, name: str, current: dict[str, str], stale: bool = False
+) -> dict[str, Outcome]:
+    """The outcomes of a case that still hold, by run; `stale`: all that there are."""
     path = folder / f"{name}.json"
     kept = json.loads(path.read_text()) if path.is_file() else {"keys": {}, "runs": {}}
     return {
         run: Outcome(**value)
         for run, value in kept["runs"].items()
-        if kept["keys"].get(side(run)) == current[side(run)]
+        if stale or kept["keys"].get(side(run)) == current[side(run)]
     }
 
 

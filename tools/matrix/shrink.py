@@ -56,6 +56,9 @@ DEPTH_NAMES = re.compile(
     r"^num_blocks$|^conf_num_hidden_layers$|add_layers$"
 )
 
+LINEAR = {"linear_attention"}
+"""Layers of a hybrid by its default; what is published has attention among them."""
+
 ALWAYS: dict[str, Any] = {
     "attn_layer_indices": [1],
     "num_experts_per_tok": 2,
@@ -162,6 +165,8 @@ def shrink(block: Block, spare: Iterator[int], absent: Block) -> Block:
             made[name] = len(kept) if value == depth else min(value, 2)
         else:
             made[name] = number(name, value, block)
+    if "num_attention_heads" in made and set(made.get("layer_types") or ()) == LINEAR:
+        made["layer_types"][-1] = "full_attention"
     section(made)
     return made
 

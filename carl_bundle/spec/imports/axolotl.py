@@ -119,7 +119,7 @@ _REASONS = {
     "wandb_project": "set WANDB_PROJECT in the environment that trains",
     "wandb_entity": "set WANDB_ENTITY in the environment that trains",
 }
-_TRL = {"trl.vllm_max_model_len": "{phase}.trainer.vllm_max_model_length"}
+_VLLM = {"trl.vllm_max_model_len": "{phase}.trainer.vllm_max_model_length"}
 
 
 def read(settings: Mapping[str, Any], method: str | None, folder: Path) -> Draft:
@@ -153,8 +153,10 @@ def read(settings: Mapping[str, Any], method: str | None, folder: Path) -> Draft
         draft.move("trl.scale_rewards", "{phase}.scale_rewards", scale)
         draft.drop("sequence_len", _REASONS["max_prompt_len"])
     draft.move("sequence_len", "{phase}.max_length")
-    common.rename(draft, _TRL)
-    draft.move("fsdp", "{phase}.trainer.fsdp", _options)
+    if draft.settings.get("trl.use_vllm") is True:
+        common.rename(draft, _VLLM)
+    common.vllm(draft, "trl.")
+    draft.move("fsdp", "sharding", _sharding)
     draft.pass_on(_NEUTRAL, _REASONS, prefix="trl.")
     return draft
 
@@ -240,9 +242,9 @@ def _policy(value: Any) -> Any:
     return "refuse" if value == "raise" else value
 
 
-def _options(value: Any) -> Any:
-    """Options of FSDP, which TRL's config takes as one string."""
-    return " ".join(map(str, value)) if isinstance(value, list) else value
+def _sharding(value: Any) -> Any:
+    """FSDP by any of its options; what they say of it the script decides itself."""
+    return "fsdp2" if value and isinstance(value, list | str) else value or None
 
 
 def _adapters(draft: Draft) -> None:

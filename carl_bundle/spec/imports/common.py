@@ -260,8 +260,8 @@ def first_data_set(draft: Draft, entries: Any) -> str:
     if len(entries) > 1:
         draft.refuse(
             "datasets",
-            f"the file trains on {len(entries)} data sets, a spec on one",
-            "join the rows into one file and set data.id",
+            f"the file trains on {len(entries)} data sets, of which one is read here",
+            "write data as a list of sources, each with a weight",
         )
     files = draft.settings.get(f"{prefix}data_files")
     files = files[0] if isinstance(files, list) and len(files) == 1 else files
@@ -272,3 +272,14 @@ def first_data_set(draft: Draft, entries: Any) -> str:
             draft.put(f"{prefix}data_files", "data.id", files)
     draft.move(f"{prefix}path", "data.id")
     return prefix
+
+
+def vllm(draft: Draft, prefix: str = "") -> None:
+    """Whether samples come from vLLM, whose settings say nothing without it."""
+    name, mode = f"{prefix}use_vllm", f"{prefix}vllm_mode"
+    if draft.settings.get(name) is True:
+        draft.put(name, "{phase}.vllm", draft.take(mode) or "colocate")
+        return
+    for key in list(draft.settings):
+        if key.startswith(f"{prefix}vllm_"):
+            draft.drop(key, "use_vllm is not true, so nothing reads it")

@@ -34,8 +34,8 @@ def read_data(draft: Draft, folder: Path) -> None:
     if len(names) > 1:
         draft.refuse(
             "dataset",
-            f"the file trains on {len(names)} data sets, a spec on one",
-            "join the rows into one file and set data.id",
+            f"the file trains on {len(names)} data sets, of which one is read here",
+            "write data as a list of sources, each with a weight",
         )
     if where == "ONLINE":
         draft.put("dataset", "data.id", names[0])

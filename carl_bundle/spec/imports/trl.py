@@ -84,6 +84,7 @@ def read(settings: Mapping[str, Any], method: str | None, folder: Path) -> Draft
     if draft.method in ("grpo", "rloo"):
         common.rewards(draft, "reward_funcs", "reward_weights")
         lengths(draft)
+        common.vllm(draft)
         draft.move("scale_rewards", "{phase}.scale_rewards", scale)
     draft.pass_on(_NEUTRAL, _REASONS)
     return draft

@@ -165,6 +165,8 @@ def test_grpo_with_the_block_of_trl() -> None:
                 "reward_funcs": ["rewards.form", "rewards.right"],
                 "reward_weights": [1.0, 2.0],
                 "scale_rewards": True,
+                "use_vllm": True,
+                "vllm_mode": "server",
                 "vllm_max_model_len": 800,
                 "vllm_device": "auto",
                 "top_k": None,
@@ -179,6 +181,7 @@ def test_grpo_with_the_block_of_trl() -> None:
     ]
     assert (spec.grpo.beta, spec.grpo.num_generations) == (0.001, 2)
     assert spec.grpo.scale_rewards == "group"
+    assert spec.grpo.vllm == "server"
     assert spec.grpo.trainer == {"vllm_max_model_length": 800}
     assert result.dropped.keys() == {"trl.vllm_device", "sequence_len"}
     assert any("carl.enabled" in remark for remark in result.remarks)

@@ -352,3 +352,17 @@ def test_a_missing_model_or_data_set_is_refused_by_the_spec_too() -> None:
     assert result.document["model"] == {"id": None}
     with pytest.raises(UsageError):
         TrainSpec.model_validate(result.document)
+
+
+def test_vllm_is_a_setting_of_the_phase_and_its_own_mean_nothing_without_it() -> None:
+    given = {"vllm_server_port": 8001}
+    with_it = read({**GRPO, **given, "use_vllm": True, "vllm_mode": "server"}, "grpo")
+    phase = spec_of(with_it).grpo
+    assert (phase.vllm, phase.trainer) == ("server", {"vllm_server_port": 8001})
+    assert (
+        spec_of(read({**GRPO, **given, "use_vllm": True}, "grpo")).grpo.vllm
+        == "colocate"
+    )
+    without = read({**GRPO, **given}, "grpo")
+    assert spec_of(without).grpo.vllm is None
+    assert "use_vllm" in without.dropped["vllm_server_port"]

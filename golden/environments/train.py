@@ -1,0 +1,1964 @@
+# SPDX-License-Identifier: MIT
+#
+# Copyright (c) 2026 The CARL authors
+#
+# Permission is hereby granted, free of charge, to any person obtaining a copy
+# of this software and associated documentation files (the "Software"), to deal
+# in the Software without restriction, including without limitation the rights
+# to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
+# copies of the Software, and to permit persons to whom the Software is
+# furnished to do so, subject to the following conditions:
+#
+# The above copyright notice and this permission notice shall be included in all
+# copies or substantial portions of the Software.
+#
+# THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+# IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+# FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+# AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+# LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+# OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
+# SOFTWARE.
+
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#     "accelerate==1.15.0",
+#     "datasets==5.2.0",
+#     "peft==0.21.2",
+#     "torch==2.13.0",
+#     "transformers==5.23.0",
+#     "trl==1.16.0",
+# ]
+#
+# [tool.uv]
+# exclude-newer = "2026-11-22"
+#
+# [tool.carl]
+# generator = "0.1.0"
+# format = 1
+# spec-sha256 = "7c1128f04e55a97c277318bc19b167a55d01e5758b1df26c3f08462f35bf3e02"
+# ///
+"""GRPO with coherence-aware rewards (CARL).
+
+Settings are in CONFIG; the code below only reads it. Departures from plain TRL:
+
+- GRPO: once the cascade opens (stage B), R_CARL joins the task rewards. It measures
+  how each token was chosen: Phi = 1 - H / ln V of the policy that TRL scores. Groups
+  with equal task rewards get damped advantages. A row without a task reward or
+  without R_CARL has no advantage.
+- GRPO: an infinite reward is treated as missing (None).
+- What the model writes runs in a sandbox; without a working one the run is refused.
+- Each phase is a process of its own; what it leaves behind is in the run directory.
+
+    python train.py                          on all visible GPUs, or on the CPU
+    CUDA_VISIBLE_DEVICES=0 python train.py   on one GPU of several (no torchrun needed)
+    python train.py                          again after a crash or code 85: resume
+    python train.py --dry-run                print the plan and a row, train nothing
+    python train.py --self-test              check the arithmetic of this machine
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import hashlib
+import inspect
+import json
+import math
+import os
+import platform
+import random
+import re
+import secrets
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache, partial
+from importlib.metadata import distributions
+from inspect import getmembers, isfunction
+from itertools import chain, groupby
+from json import JSONDecoder
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+# ---- configuration sha256:9aec3816512b -----------------------------------------------
+CONFIG = {
+    "name": "environments",
+    "run_dir": "runs/environments",
+    "seed": 42,
+    "environment": {
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "PYTHONWARNINGS": "ignore::FutureWarning",
+        "TRL_EXPERIMENTAL_SILENCE": "1",
+    },
+    "model": {
+        "id": "./small",
+        "class": "Qwen3ForCausalLM",
+        "adapter": True,
+        "options": {
+            "revision": None,
+            "dtype": "auto",
+            "attn_implementation": None,
+        },
+        "tokenizer": "./small",
+        "tokenizer_options": {
+            "revision": None,
+        },
+    },
+    "lora": {
+        "r": 16,
+        "lora_alpha": 32.0,
+        "lora_dropout": 0.0,
+        "bias": "none",
+    },
+    "grpo": {
+        "data": {
+            "id": "builtin",
+            "revision": None,
+            "config": None,
+            "split": "train",
+            "columns": {
+                "prompt": "prompt",
+                "environment": "environment",
+                "tests": "tests",
+                "databases": "databases",
+                "query": "query",
+            },
+            "limit": None,
+            "system_prompt": None,
+            "part": [
+                None,
+                None,
+            ],
+        },
+        "bf16": None,
+        "result": "model",
+        "rows": {
+            "part": "grpo",
+            "seed": 42,
+            "count": 400,
+        },
+        "trainer": {
+            "max_steps": 100,
+            "learning_rate": 1e-05,
+            "per_device_train_batch_size": 8,
+            "gradient_accumulation_steps": 4,
+            "lr_scheduler_type": "constant_with_warmup",
+            "warmup_steps": 10,
+            "weight_decay": 0.0,
+            "max_grad_norm": 1.0,
+            "logging_steps": 1,
+            "save_steps": 50,
+            "save_total_limit": 2,
+            "gradient_checkpointing": True,
+            "num_generations": 8,
+            "max_completion_length": 1024,
+            "temperature": 1.0,
+            "top_p": 1.0,
+            "top_k": 0,
+            "beta": 0.0,
+            "num_iterations": 1,
+            "steps_per_generation": 4,
+            "mask_truncated_completions": False,
+            "loss_type": "dapo",
+            "scale_rewards": "group",
+            "multi_objective_aggregation": "sum_then_normalize",
+            "max_tool_calling_iterations": 4,
+            "save_strategy": "steps",
+            "report_to": "none",
+            "disable_tqdm": True,
+            "seed": 42,
+            "reward_weights": [
+                0.5,
+            ],
+            "chat_template_kwargs": {
+                "enable_thinking": False,
+            },
+        },
+        "samples_every": 10,
+        "rewards": [],
+        "tools": [],
+        "environments": {
+            "python": 1.0,
+            "sql": 0.5,
+        },
+        "carl": {
+            "weights": [
+                0.5,
+                0.3,
+                0.2,
+            ],
+            "tie_weight": 0.5,
+        },
+        "cascade": {
+            "carl_weight": 0.5,
+            "warmup_steps": 10,
+            "carl_start": None,
+            "open_by": None,
+            "maximum": None,
+        },
+    },
+    "self_test": {
+        "vocab_size": 5,
+        "mask": [
+            [
+                True,
+                True,
+                True,
+                True,
+            ],
+            [
+                True,
+                True,
+                True,
+                False,
+            ],
+        ],
+        "entropy": [
+            [
+                1.5982838,
+                1.4371153,
+                0.3388986,
+                1.5654418,
+            ],
+            [
+                0.6832952,
+                1.2070398,
+                1.2827522,
+                0.4853659,
+            ],
+        ],
+        "log_probs": [
+            [
+                -1.4504544,
+                -2.9423699,
+                -0.1015766,
+                -1.2082599,
+            ],
+            [
+                -0.4925927,
+                -0.7346236,
+                -0.7775828,
+                -0.1495483,
+            ],
+        ],
+        "phi": [
+            [
+                0.0069305,
+                0.1070701,
+                0.7894304,
+                0.0273363,
+            ],
+            [
+                0.5754448,
+                0.250024,
+                0.2029813,
+                0.6984252,
+            ],
+        ],
+        "reward": [
+            0.5668069,
+            0.6088258,
+        ],
+    },
+    "spec": {
+        "name": "environments",
+        "method": "grpo",
+        "model": {
+            "id": "./small",
+            "thinking": "off",
+            "frozen": {
+                "config_sha256": "818093557edf2eb93df2b4a68f8ae7481e069105f80647e75e2dfd11ef30a252",
+                "model_type": "qwen3",
+                "architecture": "Qwen3ForCausalLM",
+                "auto_class": "causal-lm",
+                "thinking": "switchable",
+                "thinking_switch": "enable_thinking",
+                "vocab_size": 151936,
+                "context_length": 40960,
+            },
+        },
+        "grpo": {
+            "max_steps": 100,
+            "trainer": {
+                "max_tool_calling_iterations": 4,
+            },
+            "max_completion_length": 1024,
+        },
+        "environments": [
+            {
+                "name": "python",
+            },
+            {
+                "name": "sql",
+                "weight": 0.5,
+            },
+        ],
+    },
+}
+
+
+# ---- carl_runtime_min/errors.py sha256:d5e86665b0fd ----------------------------------
+class CarlError(Exception):
+    """What is wrong, in one sentence; `remedy` says what to do about it."""
+
+    exit_code = 70
+
+    def __init__(self, message: str, *, remedy: str = "", exit_code: int = 0) -> None:
+        super().__init__(message)
+        self.remedy, self.exit_code = remedy, exit_code or self.exit_code
+
+
+class UsageError(CarlError):
+    """The command line, the spec or the data cannot be used as given."""
+
+    exit_code = 2
+
+
+class ConfigurationError(CarlError):
+    """Credentials or the environment are not what the run needs."""
+
+    exit_code = 4
+
+
+# ---- carl_runtime_min/strict_json.py sha256:e8388298db28 -----------------------------
+def json_value(value: Any) -> Any:
+    """`value` with null for what JSON cannot hold: NaN and the infinities."""
+    return json.loads(json.dumps(value), parse_constant=lambda name: None)
+
+
+# ---- carl_runtime_min/run.py sha256:0714ff550f64 -------------------------------------
+STATE = "trainer_state.json"  # the last file of a checkpoint: beside it, all is whole
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace `path` in one step: readers see the old file or the new, never half."""
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        draft.write_text(json.dumps(json_value(value), indent=2))
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`, an empty one if there is no such file."""
+    return json.loads(path.read_bytes()) if path.is_file() else {}
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weights_sha256(folder: Path) -> str:
+    """Digest of the weight file in `folder`; of several, of their digests in order."""
+    digests = [sha256(path) for path in sorted(folder.glob("*.safetensors"))]
+    joined = hashlib.sha256("".join(digests).encode()).hexdigest()
+    return digests[0] if len(digests) == 1 else joined
+
+
+def checkpoints(folder: Path) -> dict[Path, dict[str, Any]]:
+    """The checkpoints in `folder` that are whole, each with its trainer's state."""
+    texts = {path.parent: path.read_text() for path in folder.glob(f"*/{STATE}")}
+    return {path: json.loads(t) for path, t in texts.items() if t.endswith("\n}\n")}
+
+
+class Run:
+    """The directory of one run, as one phase sees it. Only the first rank writes."""
+
+    def __init__(self, path: Path, phase: str, resume: str) -> None:
+        self.path, self.phase, self.resume = path, phase, resume
+        self.checkpoints = path / "checkpoints" / phase
+        self.first = int(os.environ.get("RANK", 0)) == 0
+
+    def say(self, *words: object) -> None:
+        if self.first:
+            print(*words, flush=True)
+
+    def append(self, name: str, record: dict[str, Any]) -> None:
+        """Add a line to `<name>.jsonl`."""
+        if self.first:
+            line = json.dumps(json_value({"phase": self.phase, **record}))
+            with (self.path / f"{name}.jsonl").open("a") as file:
+                file.write(line + "\n")
+
+    def records(self, name: str) -> list[dict[str, Any]]:
+        """The lines of `<name>.jsonl`; one that a crash tore is left out."""
+        path = self.path / f"{name}.jsonl"
+        lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+        return [json.loads(line) for line in lines]
+
+    def summarise(self, **facts: Any) -> None:
+        """Add `facts` to summary.json."""
+        if self.first:
+            path = self.path / "summary.json"
+            write_json(path, read_json(path) | facts)
+
+    def start(self) -> tuple[Path | None, dict[str, Any]]:
+        """The checkpoint to continue from and its state; later ones are forgotten."""
+        states = checkpoints(self.checkpoints)
+        last = max(states, key=lambda path: states[path]["global_step"], default=None)
+        chosen = next((p for p in states if p == Path(self.resume).resolve()), last)
+        state = states[chosen] if chosen else {"global_step": 0}
+        if self.first:
+            self.rewind(state["global_step"], states)
+        return chosen, state
+
+    def clean(self, keep: Collection[Path]) -> None:
+        """Remove every checkpoint of this phase but those in `keep`."""
+        for path in self.checkpoints.glob("checkpoint-*"):
+            if path not in keep:
+                (path / STATE).unlink(missing_ok=True)  # from now on it is not whole
+                shutil.rmtree(path)
+
+    def rewind(self, step: int, states: dict[Path, dict[str, Any]]) -> None:
+        """Remove what this phase did after `step`, and what is not whole."""
+        self.clean([p for p, state in states.items() if state["global_step"] <= step])
+        for path in self.path.glob("*.jsonl"):
+            kept = [
+                json.dumps(record) + "\n"
+                for record in self.records(path.stem)
+                if record["phase"] != self.phase or record["step"] <= step
+            ]
+            path.with_suffix(".draft").write_text("".join(kept))
+            path.with_suffix(".draft").replace(path)
+
+
+# ---- carl_runtime_min/field.py sha256:b7ce686e5013 -----------------------------------
+def order_parameter(entropy: Tensor, vocab_size: int) -> Tensor:
+    """Phi = 1 - H / ln V in [0, 1], float64 [...]; NaN where H is not finite.
+
+    Thresholds of the reward sit at 0.5 and 0.7: every caller takes Phi from here.
+    """
+    if vocab_size < 2:
+        raise UsageError(f"Phi needs at least two tokens to choose from: {vocab_size}")
+    phi = 1 - entropy.double() / math.log(vocab_size)
+    return phi.clamp(0, 1).where(entropy.isfinite(), math.nan)
+
+
+# ---- carl_runtime_min/rewards.py sha256:7c7ba042f029 ---------------------------------
+DELTA = 0.03  # a change of Phi larger than this is a transition
+MAX_SCALE = 15  # blocks of at most 2^15 tokens
+
+
+class Components(NamedTuple):
+    """Each [B], float64, in [0, 1]; NaN where a token of the row is not finite."""
+
+    coherence: Tensor
+    cloud: Tensor
+    discontinuity: Tensor
+
+
+def carl_reward(
+    phi: Tensor,
+    log_probs: Tensor,
+    mask: Tensor,
+    weights: Sequence[float] = (0.5, 0.3, 0.2),
+    junctions: Tensor | None = None,
+) -> Tensor:
+    """R_CARL of each completion, [B] float64, `weights` in the order of Components.
+
+    0 for a completion without tokens, NaN for one with a value that is not finite.
+    """
+    parts = coherence_components(phi, log_probs, mask, junctions)
+    a, b, c = weights
+    reward = a * parts.coherence + b * parts.cloud + c * parts.discontinuity
+    return reward.where(mask.bool().any(-1), 0.0)
+
+
+def coherence_components(
+    phi: Tensor, log_probs: Tensor, mask: Tensor, junctions: Tensor | None = None
+) -> Components:
+    """The components of completions, all arguments [B, T].
+
+    `mask` is true on a completion's tokens, which come first in the row; padding may
+    hold anything. `junctions` is true at t where tokens were removed between t-1 and t:
+    Phi does not jump there. UsageError: shapes differ, or the mask is not right-padded.
+    """
+    if not phi.shape == log_probs.shape == mask.shape or phi.dim() != 2:
+        raise UsageError("phi, log_probs and mask must share one shape [B, T]")
+    mask = mask.bool()
+    if (mask[:, 1:] & ~mask[:, :-1]).any():  # the host waits for the device, once
+        remedy = "move the policy's tokens to the front of their rows"
+        raise UsageError("the mask is not right-padded", remedy=remedy)
+    phi, log_probs = (x.where(mask, 0.0).double() for x in (phi, log_probs))
+    length = mask.sum(-1)  # [B]
+    linked = mask[:, 1:]  # [B, T - 1]
+    if junctions is not None:
+        linked = linked & ~junctions[:, 1:].bool()
+    c = scale_coherence(phi, length)  # [B, scales]
+    scale = torch.arange(c.shape[-1], device=c.device, dtype=c.dtype)
+    weight = 2 ** (scale / 2) * ~c.isnan()
+    coherence = (weight * c.nan_to_num()).sum(-1) / weight.sum(-1)
+    parts = Components(
+        coherence=coherence.nan_to_num(nan=0.5),
+        cloud=(log_probs.exp() * phi).sum(-1) / length.clamp(min=1),
+        discontinuity=transition_worth(phi, linked).nan_to_num(nan=0.5),
+    )
+    broken = ~(phi.sum(-1) + log_probs.sum(-1)).isfinite()  # [B]
+    return Components(*(part.masked_fill(broken, math.nan) for part in parts))
+
+
+def scale_coherence(phi: Tensor, length: Tensor) -> Tensor:
+    """c_j over blocks of 2^j tokens: [B, T], [B] -> [B, scales], NaN without a block.
+
+    c_j = 1 - mean population standard deviation of Phi in the complete blocks. Two
+    neighbours merge into a block of the next scale by Chan's update.
+    """
+    mean, variance = phi, torch.zeros_like(phi)  # of each block
+    c = [length.double() / length]  # one token does not deviate; 0/0 is NaN
+    for j in range(1, min(phi.shape[-1].bit_length(), MAX_SCALE + 1)):
+        n, blocks = mean.shape[-1] // 2 * 2, length // 2**j  # blocks: [B], complete
+        a, b = mean[:, 0:n:2], mean[:, 1:n:2]  # [B, n / 2] each
+        apart = (a - b) / 2
+        variance = (variance[:, 0:n:2] + variance[:, 1:n:2]) / 2 + apart**2
+        mean = (a + b) / 2
+        complete = torch.arange(mean.shape[-1], device=phi.device) < blocks[:, None]
+        spread = (variance.sqrt() * complete).sum(-1) / blocks  # [B]
+        c.append((1 - spread).clamp(min=0))
+    return torch.stack(c, -1)
+
+
+def transition_worth(phi: Tensor, linked: Tensor) -> Tensor:
+    """Mean worth of the jumps, NaN without any: [B, T], [B, T - 1] -> [B]."""
+    before, change = phi[:, :-1], phi.diff()
+    rises, falls = linked & (change > DELTA), linked & (change < -DELTA)
+    low, high = before < 0.5, before > 0.7
+
+    def count(places: Tensor) -> Tensor:
+        return places.sum(-1).double()  # [B]
+
+    worth = 0.8 * count(rises & low) + 0.3 * count(rises & ~low)
+    worth += 0.2 * count(falls & high) + 0.5 * count(falls & ~high)
+    return worth / count(rises | falls)
+
+
+# ---- carl_runtime_min/gate.py sha256:fa85794b5fcf ------------------------------------
+def percentile(values: list[float], q: float) -> float:
+    """The q-th quantile (q in [0, 1]) of `values`, linear between order statistics."""
+    ordered = sorted(values)
+    position = q * (len(ordered) - 1)
+    below, above = ordered[math.floor(position)], ordered[math.ceil(position)]
+    return below + position % 1 * (above - below)
+
+
+# ---- carl_runtime_min/cascade.py sha256:42394d26a856 ---------------------------------
+LAST = 10  # observations that have to agree
+
+
+@dataclasses.dataclass
+class Cascade:
+    """Decides when CARL joins the task rewards, and with what weight.
+
+    Fixed with a `carl_start`. Else adaptive: it opens when the last 10 observations all
+    exceed the 60th percentile of those before ("rising"), or all come within a tenth of
+    `maximum` ("solved"). One generation's metric decides from the next one on.
+    """
+
+    carl_weight: float = 0.5  # of R_CARL after the ramp
+    warmup_steps: int = 10  # of the linear ramp
+    carl_start: int | None = None  # first step of stage B
+    open_by: int | None = None  # first step of stage B at the latest
+    maximum: float | None = None  # of the weighted task rewards' sum, if bounded
+    history: list[float] = dataclasses.field(default_factory=list)
+    threshold: float | None = None  # what the last 10 have or had to exceed
+    reason: str | None = None  # "fixed", "rising", "solved" or "open_by"
+    opened_at: int | None = None  # the step of the first generation in stage B
+
+    def __post_init__(self) -> None:
+        if not 0 < self.carl_weight < math.inf or self.warmup_steps < 1:
+            raise UsageError("a cascade needs a positive carl_weight and warmup_steps")
+
+    @property
+    def stage(self) -> str:
+        """ "A" (task rewards) or "B" (task rewards and CARL)."""
+        return "A" if self.opened_at is None else "B"
+
+    def begin(self, step: int) -> None:
+        """A generation starts at `step`: what was decided before takes effect."""
+        if self.carl_start is not None:
+            self.reason = "fixed" if step >= self.carl_start else None
+        elif self.open_by is not None and step >= self.open_by:
+            self.reason = self.reason or "open_by"
+        if self.reason and self.opened_at is None:
+            self.opened_at = step
+
+    def observe(self, metric: float | None, step: int) -> None:
+        """Take in one generation's mean weighted task reward, before its CARL reward.
+
+        It decides from the next generation on. None and what is not finite are no
+        observations.
+        """
+        self.begin(step)
+        if self.stage == "B" or self.carl_start is not None:
+            return
+        if metric is None or not math.isfinite(metric):
+            return
+        self.history.append(float(metric))
+        earlier, last = self.history[:-LAST], self.history[-LAST:]
+        if len(earlier) >= LAST:
+            self.threshold = percentile(earlier, 0.6)
+            if min(last) > self.threshold:
+                self.reason = "rising"
+        if self.maximum is not None and len(last) >= LAST:
+            close = self.maximum - 0.1 * abs(self.maximum)
+            if min(last) >= close:
+                self.reason = "solved"
+
+    def weight(self, step: int) -> float:
+        """Weight of R_CARL: 0 in stage A, then a linear ramp, then `carl_weight`."""
+        if self.opened_at is None:
+            return 0.0
+        done = (step - self.opened_at + 1) / self.warmup_steps
+        return self.carl_weight * min(1.0, max(0.0, done))
+
+
+def damp_ties(
+    advantages: Tensor, task_rewards: Tensor, num_generations: int, factor: float
+) -> Tensor:
+    """Multiply the advantages [B] of groups whose task rewards [B, F] are all equal.
+
+    Normalisation within a group gives CARL full-size advantages there, whatever its
+    weight. The rows of a group are adjacent; NaN is no reward and takes no part.
+    """
+    groups = task_rewards.reshape(-1, num_generations, task_rewards.shape[-1])
+    highest = groups.nan_to_num(nan=-math.inf).amax(1)  # [groups, F]
+    lowest = groups.nan_to_num(nan=math.inf).amin(1)
+    tied = (highest <= lowest) | torch.isclose(highest, lowest, rtol=1e-6)
+    tied_rows = tied.all(1).repeat_interleave(num_generations)  # [B]
+    return advantages.where(~tied_rows, advantages * factor)
+
+
+# ---- carl_runtime_min/sandbox.py sha256:5616f53bda61 ---------------------------------
+SANDBOX_SECONDS = 5  # of wall-clock time
+SANDBOX_LIMITS = (  # bytes of memory and of a file, which what is printed is, too
+    "--cpu=5 --as=536870912 --fsize=1048576 --nproc=16 --nofile=64 --core=0"
+)
+# By machine, its audit number and: ptrace, process_vm_readv, process_vm_writev, shmget,
+# semget, msgget, add_key, request_key, keyctl, userfaultfd, bpf, perf_event_open,
+# io_uring_setup. Neither limits nor namespaces hold what these reach or take.
+DENIED_CALLS = {
+    "x86_64": "0xC000003E 101 310 311 29 64 68 248 249 250 323 321 298 425",
+    "aarch64": "0xC00000B7 117 270 271 194 190 186 217 218 219 282 280 241 425",
+}
+SANDBOX_PROBE = """
+import ctypes, json, os, socket, sqlite3
+outside, nonce = input(), input()
+numbers = [name for name in os.listdir("/proc") if name.isdigit()]
+assert not os.path.exists(outside) and len(numbers) < 5
+assert [name for _, name in socket.if_nameindex()] == ["lo"]
+assert ctypes.CDLL(None).unshare(0x10000000) == -1
+assert not any(os.access(path, os.W_OK) for path in ("/", "/usr", "/dev", "/dev/shm"))
+print(nonce)
+"""
+SANDBOX_PATH = "/usr/local/bin:/usr/bin:/bin"
+NO_SANDBOX = (
+    "install bubblewrap 0.8 or later, util-linux and /usr/bin/python3 (apt-get install "
+    "bubblewrap python3), on a machine or in a container that allows user namespaces"
+)
+
+
+class Ran(NamedTuple):
+    """What a program did; `code` is None if its time ran out."""
+
+    code: int | None
+    output: str
+    errors: str
+
+
+def syscall_filter() -> bytes:
+    """A BPF program: EPERM for the denied calls, and for those of other machines."""
+    if platform.machine() not in DENIED_CALLS:
+        message = f"the sandbox knows no syscalls of {platform.machine()}"
+        raise ConfigurationError(message, remedy="train on x86-64 or AArch64 Linux")
+    arch, *numbers = (int(n, 0) for n in DENIED_CALLS[platform.machine()].split())
+    rest = len(numbers)
+    steps = [(0x20, 0, 0, 4), (0x15, 0, rest + 3, arch), (0x20, 0, 0, 0)]
+    steps += [(0x35, rest + 1, 0, 0x40000000)]  # x32 numbers on x86-64
+    steps += [(0x15, rest - i, 0, number) for i, number in enumerate(numbers)]
+    steps += [(0x06, 0, 0, 0x7FFF0000), (0x06, 0, 0, 0x00050001)]  # allow, or EPERM
+    return b"".join(struct.pack("=HBBI", *step) for step in steps)
+
+
+def sandbox_command(program: int, filter_: int, status: int) -> list[str]:
+    """bubblewrap around Python, which runs the file with the descriptor `program`."""
+    places = [f"{sys.base_prefix}/bin/python3", "/usr/bin/python3"]
+    found = [path for path in places if Path(path).exists()] or places
+    python = min(found, key=lambda path: not path.startswith("/usr/"))
+    binds = ["--ro-bind", "/usr", "/usr"]
+    if not python.startswith("/usr/"):
+        binds += ["--ro-bind", sys.base_prefix, sys.base_prefix]
+    for path in ("/bin", "/lib", "/lib64", "/etc/ld.so.cache"):
+        link = Path(path).is_symlink() and str(Path(path).readlink())
+        binds += ["--symlink", link, path] if link else ["--ro-bind-try", path, path]
+    namespaces = "--unshare-all --unshare-user --disable-userns --uid 1000 --gid 1000"
+    ends = "--die-with-parent --new-session --clearenv --cap-drop ALL --hostname box"
+    mounts = "--proc /proc --dev /dev --size 16777216 --tmpfs /tmp --chdir /tmp"
+    mounts += f" --ro-bind-data {program} /main.py --remount-ro /dev --remount-ro /"
+    options = f"--setenv PYTHONHASHSEED 0 --seccomp {filter_} --json-status-fd {status}"
+    limits = ["prlimit", *SANDBOX_LIMITS.split()]
+    inside = [*limits, python, "-s", "-S", "-B", "-X", "utf8", "/main.py"]
+    outside = f"{namespaces} {ends} {mounts} {options}".split()
+    return ["bwrap", *binds, *outside, *inside]
+
+
+def run_sandboxed(code: str, given: str = "") -> Ran:
+    """Run a Python program that reads `given`; ConfigurationError: no sandbox started.
+
+    Nothing of it is left when this returns. Root gives up its rights before: no limit
+    on processes holds for it.
+    """
+    contents = [text.encode(errors="replace") for text in (code, given, "", "", "")]
+    ended = None
+    with contextlib.ExitStack() as stack:
+        files = []
+        for content in (*contents, syscall_filter()):
+            file = os.fdopen(os.memfd_create("sandbox"), "w+b")
+            files.append(stack.enter_context(file))
+            file.write(content)
+            file.seek(0)
+        program, stdin, stdout, stderr, status, filter_ = files
+        passed = [file.fileno() for file in (program, filter_, status)]
+        options: dict[str, Any] = {"pass_fds": passed, "env": {"PATH": SANDBOX_PATH}}
+        options |= {"stdin": stdin, "stdout": stdout, "stderr": stderr}
+        if os.geteuid() == 0:
+            options |= {"user": 65534, "group": 65534, "extra_groups": []}
+        try:
+            run = partial(subprocess.run, timeout=SANDBOX_SECONDS, **options)
+            ended = run(sandbox_command(*passed)).returncode
+        except subprocess.TimeoutExpired:
+            pass  # it was killed, and all in it
+        except OSError as error:
+            reason = f"no sandbox: {error}"
+            raise ConfigurationError(reason, remedy=NO_SANDBOX) from error
+        for file in files:
+            file.seek(0)
+        output, errors = (x.read().decode(errors="replace") for x in (stdout, stderr))
+        if ended is not None and b"exit-code" not in status.read():
+            raise ConfigurationError(f"no sandbox: {errors}", remedy=NO_SANDBOX)
+    return Ran(ended, output, errors)
+
+
+def check_sandbox() -> None:
+    """Run a probe; ConfigurationError unless it runs, and runs sealed off."""
+    nonce = secrets.token_hex(8)
+    with tempfile.NamedTemporaryFile() as outside:
+        ran = run_sandboxed(SANDBOX_PROBE, f"{outside.name}\n{nonce}\n")
+    if ran.output.strip() != nonce:
+        raise ConfigurationError(f"the sandbox leaks: {ran.errors}", remedy=NO_SANDBOX)
+
+
+# ---- carl_runtime_min/environments.py sha256:356f4c8ead94 ----------------------------
+SHOWN_OUTPUT = 2000  # characters that a tool shows
+QUERY_PROGRAM = """
+import json, sqlite3, sys
+sys.tracebacklimit, given = 0, json.load(sys.stdin)
+for script in given["databases"]:
+    database = sqlite3.connect(":memory:")
+    database.executescript(script)
+    rows = database.execute(given["query"]).fetchall()
+    print(json.dumps(rows, default=repr))
+"""
+
+
+def tool_output(ran: Ran) -> str:
+    """What a model sees of a program that ran, or of why it did not."""
+    ends = {0: "", None: "\n(out of time)"}
+    end = ends.get(ran.code, f"\n(exit code {ran.code})")
+    return ran.output[:SHOWN_OUTPUT] + ran.errors[-SHOWN_OUTPUT:] + end
+
+
+class PythonEnvironment:
+    """Programs: `tests` are {input, output}; the reward is 1 if all pass, else 0."""
+
+    def reset(self, tests: Any = None, **row: Any) -> None:
+        self._tests: list[dict[str, str]] = tests or []
+        self._verdict: Future[float] | None = None
+        if len({test["output"].strip() for test in self._tests}) < 2:
+            remedy = "give each row `tests` of {input, output} with different outputs"
+            raise UsageError("the tests of a row let a constant pass", remedy=remedy)
+
+    def run(self, code: str, stdin: str = "") -> str:
+        """Run a Python program and see what it prints.
+
+        Args:
+            code: The whole program.
+            stdin: What it reads from standard input.
+        """
+        return tool_output(run_sandboxed(code, stdin))
+
+    def submit(self, code: str) -> str:
+        """Hand in the finished program; only the first one counts.
+
+        Args:
+            code: The whole program, which reads standard input and prints the answer.
+        """
+        self._verdict = self._verdict or judge_later(self._judge, code)
+        return "handed in"
+
+    def get_reward(self) -> float:
+        return self._verdict.result() if self._verdict else 0.0
+
+    def _judge(self, code: str) -> float:
+        for test in self._tests:
+            ran = run_sandboxed(code, test["input"])
+            if ran.code != 0 or ran.output.strip() != test["output"].strip():
+                return 0.0
+        return 1.0
+
+
+def judge_later(judge: Callable[[str], float], answer: str) -> Future[float]:
+    """Judge an answer beside the training; an error is raised for whoever asks."""
+    return ThreadPoolExecutor(1).submit(judge, answer)
+
+
+@lru_cache(maxsize=64)
+def run_query(databases: tuple[str, ...], query: str) -> Ran:
+    """Run a query on fresh databases, each of them made by a script of SQL."""
+    given = {"databases": databases, "query": query}
+    return run_sandboxed(QUERY_PROGRAM, json.dumps(given))
+
+
+def is_ordered(query: str) -> bool:
+    """Whether the rows of a query have an order: ORDER BY outside of parentheses."""
+    outer, before = query, ""
+    while outer != before:
+        outer, before = re.sub(r"\([^()]*\)", "", outer), outer
+    return re.search(r"\border\s+by\b", outer, re.IGNORECASE) is not None
+
+
+class SQLEnvironment:
+    """Queries: 1 for the rows that `query` finds in all of the `databases`, else 0.
+
+    A database is a script of SQL. The model sees the first one.
+    """
+
+    def reset(self, databases: Any = None, query: str = "", **row: Any) -> None:
+        self._databases, self._wanted = tuple(databases or ()), query
+        self._verdict: Future[float] | None = None
+        if len(set(self._databases)) < 2 or not query:
+            remedy = "give each row a `query` and two `databases` that it tells apart"
+            raise UsageError("one database lets a constant pass", remedy=remedy)
+
+    def run(self, sql: str) -> str:
+        """Run a query on the SQLite database and see what it finds.
+
+        Args:
+            sql: One statement. Each time, the database is as it was.
+        """
+        return tool_output(run_query(self._databases[:1], sql))
+
+    def submit(self, sql: str) -> str:
+        """Hand in the finished query; only the first one counts.
+
+        Args:
+            sql: One statement, which finds what was asked for.
+        """
+        self._verdict = self._verdict or judge_later(self._judge, sql)
+        return "handed in"
+
+    def get_reward(self) -> float:
+        return self._verdict.result() if self._verdict else 0.0
+
+    def _judge(self, sql: str) -> float:
+        wanted, found = self._rows(self._wanted), self._rows(sql)
+        if all(rows == wanted[0] for rows in wanted):
+            message = f"fails, or finds the same in all databases: {self._wanted}"
+            remedy = "correct the `query` of the row, or its `databases`"
+            raise UsageError(message, remedy=remedy)
+        return float(found == wanted)
+
+    def _rows(self, sql: str) -> list[Any]:
+        """What a query finds in each database, decimals to six places."""
+        ran, read = run_query(self._databases, sql), JSONDecoder(parse_float=six_places)
+        lines = ran.output.splitlines() if ran.code == 0 else []
+        tables = [list(map(tuple, read.decode(line))) for line in lines]
+        return tables if is_ordered(self._wanted) else list(map(Counter, tables))
+
+
+def six_places(text: str) -> float:
+    return round(float(text), 6)
+
+
+def check_rows(rows: Any, kinds: dict[str, Any]) -> None:
+    """UsageError: a row names no environment, or is of no use in it."""
+    for row in rows:
+        name = row["environment"] if len(kinds) > 1 else next(iter(kinds))
+        if name not in kinds:
+            remedy = f"write one of {', '.join(kinds)} in its column `environment`"
+            raise UsageError(f"a row is of environment {name!r}", remedy=remedy)
+        if name in ("python", "sql"):
+            kinds[name]().reset(**row)
+
+
+def tool_arguments(tokenizer: Any, tools: list[Any], kinds: dict[str, Any]) -> Any:
+    """What the trainer takes; UsageError: no template or no description for tools."""
+    from transformers.utils import get_json_schema
+    from trl.chat_template_utils import add_response_schema, supports_tool_calling
+
+    remedy = "name a chat model that calls tools, such as Qwen/Qwen3-0.6B"
+    if not supports_tool_calling(tokenizer):
+        raise UsageError("the chat template supports no tool calls", remedy=remedy)
+    try:
+        if getattr(tokenizer, "response_template", None) is None:
+            add_response_schema(tokenizer)
+        remedy = "give each argument a type, and describe all under `Args:`"
+        for tool in chain(tools, *map(environment_tools, kinds.values())):
+            get_json_schema(tool)
+    except Exception as error:  # no two of these have one kind
+        raise UsageError(f"no calls of tools: {error}", remedy=remedy) from error
+    factory = kinds if len(kinds) > 1 else next(iter(kinds.values()), None)
+    return {"tools": tools, "environment_factory": factory}
+
+
+def environment_tools(kind: Any) -> list[Any]:
+    """The tools of an environment, found as TRL finds them."""
+    others, one = ("reset", "get_reward"), kind()
+    names = [name for name, _ in getmembers(kind, isfunction) if name not in others]
+    return [getattr(one, name) for name in names if not name.startswith("_")]
+
+
+def weigh_environments(trainer: Any, kinds: dict[str, Any], weights: Any) -> None:
+    """Weigh what TRL appends for environments with rewards; R_CARL stays the last.
+
+    UsageError: nothing rewards the task.
+    """
+    given, names = len(trainer.args.reward_weights), trainer.reward_func_names
+    named = {kinds[name].__name__: weight for name, weight in weights.items()}
+    own = given - 1 if names[:given][-1:] == ["carl"] else None
+    tasks = [i for i in range(len(names)) if i != own]
+    if not tasks:
+        remedy = "define get_reward() in the environment, or name a reward"
+        raise UsageError("nothing rewards the task", remedy=remedy)
+    for place in range(given, len(names)):
+        trainer.reward_weights[place] = named[names[place]]
+    order = tasks if own is None else [*tasks, own]
+    for held in (trainer.reward_funcs, names, trainer.reward_processing_classes):
+        held[:] = [held[i] for i in order]
+    trainer.reward_weights = trainer.reward_weights[order]
+
+
+# ---- carl_runtime_min/builtin_environments.py sha256:c8ee7cf1645b --------------------
+def python_task(draw: random.Random) -> dict[str, Any]:
+    """A row of the built-in task: a program that computes one number from several."""
+    k = draw.randrange(2, 10)
+    kinds: dict[str, Callable[[list[int]], int]] = {
+        f"the sum of those that {k} divides": lambda n: sum(x for x in n if x % k == 0),
+        f"how many of them exceed {10 * k}": lambda n: sum(x > 10 * k for x in n),
+        f"{k} times the largest less the smallest": lambda n: k * max(n) - min(n),
+    }
+    what, tests = draw.choice(list(kinds)), dict[str, str]()
+    while len(set(tests.values())) < 3:
+        numbers = [draw.randrange(100) for _ in range(draw.randrange(3, 9))]
+        tests["\n".join(map(str, numbers))] = str(kinds[what](numbers))
+    prompt = "Write a Python program that reads integers from standard input, one a "
+    prompt += f"line, and prints {what}. Try it with the tool run, then hand it in."
+    found = [{"input": given, "output": output} for given, output in tests.items()]
+    return {"environment": "python", "prompt": prompt, "tests": found}
+
+
+def sql_task(draw: random.Random) -> dict[str, Any]:
+    """A row of the built-in task: a query on goods, whose prices all differ."""
+    kinds, k = ("book", "tool", "toy"), draw.randrange(1, 6)
+    table, databases = "CREATE TABLE goods (name TEXT, kind TEXT, price INTEGER);", []
+    for place, count in enumerate((6, 9)):
+        prices = [10 * x + place for x in draw.sample(range(1, 100), count)]
+        goods = [(f"item {x}", kinds[i % 3], x) for i, x in enumerate(prices)]
+        values = ", ".join(map(str, goods))
+        databases.append(f"{table} INSERT INTO goods VALUES {values};")
+    kind, read = draw.choice(kinds), "SELECT name, price FROM goods"
+    asked = {
+        f"name and price of the {k} dearest goods, the dearest first": (
+            f"{read} ORDER BY price DESC LIMIT {k}"
+        ),
+        f"name and price of the cheapest {kind}": (
+            f"{read} WHERE kind = '{kind}' ORDER BY price LIMIT 1"
+        ),
+        "each kind with the number of goods of that kind": (
+            "SELECT kind, count(*) FROM goods GROUP BY kind"
+        ),
+    }
+    what = draw.choice(list(asked))
+    prompt = f"An SQLite database has one table, goods (name, kind, price). Find {what}"
+    prompt += " with one query. Try it with the tool run, then hand it in."
+    row = {"prompt": prompt, "databases": databases, "query": asked[what]}
+    return {"environment": "sql", **row}
+
+
+def environment_rows(
+    makers: list[Callable[[random.Random], dict[str, Any]]],
+    part: str,
+    seed: int,
+    count: int,
+) -> Any:
+    """`count` rows of the built-in tasks, in turn."""
+    from datasets import Dataset
+
+    draw = random.Random(f"environments {part} {seed}")
+    empty: dict[str, Any] = {"tests": [], "databases": [], "query": ""}
+    rows = [{**empty, **makers[i % len(makers)](draw)} for i in range(count)]
+    return Dataset.from_list(rows)
+
+
+# ---- carl_runtime_min/data.py sha256:58e60c1e77d3 ------------------------------------
+QUESTIONS = ("prompt", "messages")
+ANSWERS = ("completion", "chosen", "rejected")
+
+
+def is_text(value: Any) -> bool:
+    """Whether `value` is text, or a list of messages that have roles."""
+    turns = value if isinstance(value, list) else []
+    own = [isinstance(turn, dict) and "role" in turn for turn in turns]
+    return isinstance(value, str) or (bool(own) and all(own))
+
+
+def tools_of(row: dict[str, Any]) -> Any:
+    """The tools that a row offers, None if it has none: a list, or that as JSON."""
+    tools = row.get("tools")
+    return (json.loads(tools) if isinstance(tools, str) else tools) or None
+
+
+def shaped_row(row: Any, number: int, source: Any, tokenizer: Any) -> dict[str, Any]:
+    """Our columns of a row, plain text as conversations; rows are counted from 1.
+
+    Text stays text for a tokenizer without a chat template. A prompt that is a whole
+    conversation loses its last answer.
+    """
+    where, chat = f"{source['id']}, row {number}", bool(tokenizer.chat_template)
+    system = [{"role": "system", "content": source["system_prompt"]}]
+
+    def shaped(column: str, text: Any) -> Any:
+        if column in ANSWERS and isinstance(text, int | float):
+            text = str(text)
+        if not is_text(text):
+            remedy = f"{source['columns'][column]!r} needs text or [{{role, content}}]"
+            raise UsageError(f"{where}: a {column} is {text!r}", remedy=remedy)
+        if not chat and isinstance(text, list):
+            remedy = "use a chat model or its tokenizer (model.tokenizer), or text"
+            raise UsageError(f"{where} needs a chat template", remedy=remedy)
+        if not chat:
+            return text
+        if isinstance(text, str):
+            role = "assistant" if column in ANSWERS else "user"
+            text = [{"role": role, "content": text}]
+        if column == "prompt" and text[-1]["role"] == "assistant":
+            text = text[:-1]
+        if not text:
+            raise UsageError(f"{where}: a prompt is an answer", remedy="mend the row")
+        own = column in ANSWERS or text[0]["role"] == "system"
+        return text if own or not source["system_prompt"] else system + text
+
+    values = {column: row[theirs] for column, theirs in source["columns"].items()}
+    try:
+        tools_of(values)
+    except ValueError as error:
+        remedy = "give a list of tools, or such a list as JSON"
+        raise UsageError(f"{where}: tools: {error}", remedy=remedy) from error
+    texts = QUESTIONS + ANSWERS
+    return {c: shaped(c, v) if c in texts else v for c, v in values.items()}
+
+
+def prepared(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
+    """The rows of the spec with our columns; UsageError names the column or the row."""
+    columns, name = source["columns"], source["id"]
+    absent = [theirs for theirs in columns.values() if theirs not in rows.column_names]
+    kept = range(len(rows))[slice(*source["part"])][: source["limit"]]
+    if absent or not kept:
+        reason = f"no column {absent[0]!r}" if absent else "too few rows"
+        remedy = f"map columns under data.columns; there are {rows.column_names}"
+        remedy = remedy if absent else "add rows, or lower eval.items"
+        raise UsageError(f"{name}: {reason}", remedy=remedy)
+
+    def ours(row: dict[str, Any], place: int) -> dict[str, Any]:
+        return shaped_row(row, kept[place] + 1, source, tokenizer)
+
+    unread = sorted({*ANSWERS} & {*rows.column_names} - {*columns})  # TRL reads them
+    return rows.select(kept).map(ours, with_indices=True, remove_columns=unread)
+
+
+# ---- carl_runtime_min/lora.py sha256:7c5fe204062c ------------------------------------
+# Mamba kernels read these weights without calling the modules that hold them.
+FUSED_PROJECTIONS = ("x_proj", "dt_proj", "out_proj")
+# In a model with stacked experts PEFT takes these names for the experts' old ones,
+# and adapts every expert instead of the layer that was named.
+EXPERT_PROJECTIONS = ("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3", "gate")
+
+
+def lora_targets(model: Any) -> list[str]:
+    """The full names of the linear layers in the text decoder, sorted.
+
+    Left out are the output head, vision and audio towers with their projectors,
+    routers and gates of experts, and what an adapter would not reach.
+    """
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    decoder = model.base_model if decoder is head else decoder  # its name may mislead
+    layers = set(layer_modules(decoder)) - {head}
+    experts = any(map(stacked_experts, decoder.modules()))
+    names = []
+    for name, module in model.named_modules():
+        width = getattr(module, "out_features", getattr(module, "nf", None))
+        if module not in layers or width is None:
+            continue
+        parent_name, _, own_name = name.rpartition(".")
+        parent = model.get_submodule(parent_name)
+        routed = set().union(*map(stacked_experts, parent.children()))
+        mamba = hasattr(parent, "A_log") and hasattr(parent, "D")
+        unreached = mamba and own_name in FUSED_PROJECTIONS
+        redirected = experts and own_name in EXPERT_PROJECTIONS
+        if not (width == 1 or width in routed or unreached or redirected):
+            names.append(name)
+    if not names:
+        remedy = "name lora.targets yourself, or train all weights (lora: false)"
+        raise UsageError("LoRA finds no linear layer to adapt", remedy=remedy)
+    return sorted(names)
+
+
+def layer_modules(module: Any, inside: bool = False) -> Iterator[nn.Module]:
+    """What lies in a decoder's lists of layers; towers have another config."""
+    kind = getattr(getattr(module, "config", None), "model_type", None)
+    inside = inside or isinstance(module, nn.ModuleList)
+    for child in module.children():
+        tower = hasattr(child, "get_input_embeddings")
+        if not tower or child.config.model_type == kind:
+            yield from (child,) if inside else ()
+            yield from layer_modules(child, inside)
+
+
+def stacked_experts(module: nn.Module) -> set[int]:
+    """How many experts a module stacks in its tensors of three dimensions."""
+    tensors = () if isinstance(module, nn.Conv1d) else module.parameters(recurse=False)
+    sizes = [getattr(x, "ds_shape", x.shape) for x in tensors]  # ds_: cut by ZeRO-3
+    return {size[0] for size in sizes if len(size) == 3}
+
+
+# ---- carl_runtime_min/models.py sha256:09e944f1285d ----------------------------------
+def load_tokenizer(source: dict[str, Any]) -> Any:
+    """The tokenizer of the spec's model, with a padding token."""
+    from transformers import AutoTokenizer
+
+    name, options = source["tokenizer"], source["tokenizer_options"]
+    tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(source: dict[str, Any]) -> Any:
+    """The model at its pinned revision; `auto` is bfloat16 for adapters on CUDA."""
+    import transformers
+
+    options, half = source["options"], source["adapter"] and torch.cuda.is_available()
+    if options["dtype"] == "auto":
+        options = {**options, "dtype": "bfloat16" if half else "float32"}
+    kind = getattr(transformers, source["class"])  # another would lose weights
+    options = {**options, "output_loading_info": True}
+    model, found = kind.from_pretrained(source["id"], **options)
+    if found["missing_keys"]:
+        reason = f"{source['id']} has no weights for {min(found['missing_keys'])}"
+        raise UsageError(reason, remedy="choose a whole checkpoint of a language model")
+    if not hasattr(model, "prepare_inputs_for_generation"):
+        reason = f"{source['class']} does not generate token by token"
+        raise UsageError(reason, remedy="choose a causal language model")
+    return model
+
+
+def add_adapter(model: Any, targets: list[str], settings: dict[str, Any]) -> Any:
+    """`model` with fresh low-rank adapters on the layers `targets`."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(task_type="CAUSAL_LM", target_modules=targets, **settings)
+    return get_peft_model(model, config)
+
+
+# ---- carl_runtime_min/limits.py sha256:8212b9989ebb ----------------------------------
+BALANCE = "router_aux_loss_coef"
+
+
+def spared(
+    model: Any, run: Run, arguments: dict[str, Any], text: bool = True
+) -> dict[str, Any]:
+    """The trainer's arguments without what the model's class does not have.
+
+    With `text` the model is tried on some. UsageError if it does not learn from that.
+    """
+    bare = getattr(model, "get_base_model", lambda: model)()
+    changed: dict[str, Any] = {}
+    config, name = bare.config.get_text_config(), type(bare).__name__
+    if arguments["gradient_checkpointing"] and not bare.supports_gradient_checkpointing:
+        changed["gradient_checkpointing"] = False
+        run.say(f"{name} has no activation checkpointing: it needs more memory")
+    balance = arguments.get(BALANCE, getattr(config, BALANCE, 0))
+    experts = any(map(stacked_experts, bare.modules()))
+    known = experts and hasattr(config, "num_experts")  # TRL needs both
+    if balance and not known and run.phase != "orpo":
+        changed[BALANCE] = 0.0
+        run.say(f"{name}: TRL cannot compute the loss that balances experts; left out")
+    words = bare.get_input_embeddings()
+    if bare.base_model is bare:  # TRL would take the whole for the decoder
+        parts = dict(bare.named_children()).items()
+        own = [n for n, x in parts if getattr(x, "embed_tokens", None) is words]
+        bare.base_model_prefix = own[0] if own else bare.base_model_prefix
+    arguments = {**arguments, **changed}
+    if text:
+        check_text(model, bare, arguments)
+    return arguments
+
+
+def check_text(model: Any, bare: Any, arguments: dict[str, Any]) -> None:
+    """Try two tokens as TRL takes them: decoder, output head and, if need be, sampling.
+
+    UsageError with what the class says if it fails: it needs an image, a language, ...
+    """
+    if torch.cuda.is_available() and bare.device.type == "cpu":
+        model.to(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")  # as the trainer will
+    ids = torch.ones(1, 2, dtype=torch.long, device=bare.device)
+    row, training = {"input_ids": ids, "attention_mask": ids}, model.training
+    if arguments["gradient_checkpointing"]:
+        bare.enable_input_require_grads()  # as adapters need it
+    model.train()
+    try:
+        with torch.random.fork_rng():
+            states = bare.base_model(**row, use_cache=False)
+            bare.get_output_embeddings()(states.last_hidden_state)
+            bare.prepare_inputs_for_generation(ids)
+            if "num_generations" in arguments:
+                bare.generate(**row, max_new_tokens=2)
+    except Exception as error:  # any class may fail in any way
+        said, name = " ".join(str(error).split()), type(bare).__name__
+        reason = f"{name} cannot be trained on text alone: {said}"
+        hooked = "requires grad" in said  # the hook above changed what it writes to
+        remedy = (
+            "set gradient_checkpointing: false" if hooked else "choose another model"
+        )
+        raise UsageError(reason, remedy=remedy) from error
+    model.train(training)
+    if arguments["gradient_checkpointing"]:
+        bare.disable_input_require_grads()
+
+
+# ---- carl_runtime_min/supervisor.py sha256:1d681ba3afa2 ------------------------------
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+def supervise(command: list[str], path: Path, lock: int, processes: int) -> int:
+    """Run one phase in a session of its own; return the exit code that it wrote.
+
+    The first signal asks it, by the file `stop`, to checkpoint and end; the second ends
+    it. Several processes run under torchrun. The child holds the descriptor `lock`.
+    """
+    launcher, report = [sys.executable], path / "exit.json"
+    if processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone"]
+        launcher += ["--nproc_per_node", str(processes), "--signals_to_handle=SIGUSR2"]
+    report.unlink(missing_ok=True)
+    received = []
+
+    def ask(number: int, frame: Any) -> None:
+        received.append(number)
+        (path / "stop").touch()
+        if len(received) > 1:  # a signal that ends all, and that torchrun passes on
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGUSR2)
+
+    # The child inherits the mask: what a scheduler sends to every process is for us.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    child = subprocess.Popen(
+        launcher + command,
+        env={**os.environ, "CARL_SUPERVISOR": str(os.getpid())},
+        start_new_session=True,
+        pass_fds=(lock,),
+    )
+    for number in STOP_SIGNALS:
+        signal.signal(number, ask)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    status = child.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)  # whatever the phase left behind
+    code = read_json(report).get("code", 4 if status == 4 else None)  # 4: a full disk
+    if code is None:
+        killed = " (killed: out of memory?)" * (status == -signal.SIGKILL)
+        raise CarlError(
+            f"the phase ended with status {status}{killed}",
+            remedy="run the same command again: it goes on from the last checkpoint",
+            exit_code=130 if received else 70,
+        )
+    return int(code)
+
+
+def accept_signals(path: Path) -> None:
+    """In a phase: what it starts is ended by a signal, and it goes on.
+
+    Without a supervisor, as below a launcher, it is asked to stop by one.
+    """
+    alone = "CARL_SUPERVISOR" not in os.environ
+
+    def ask(number: int, frame: Any) -> None:
+        with contextlib.suppress(OSError):
+            if alone:
+                (path / "stop").touch()
+
+    for number in STOP_SIGNALS:
+        signal.signal(number, ask)
+    obey = functools.partial(signal.signal, signal.SIGTERM, signal.SIG_DFL)
+    os.register_at_fork(after_in_child=obey)  # as multiprocessing ends its pools
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+
+def asked_to_stop(path: Path) -> bool:
+    """Whether the supervisor of the run in `path` was told to stop, or is gone."""
+    try:
+        os.kill(int(os.environ.get("CARL_SUPERVISOR", os.getpid())), 0)
+    except OSError:
+        return True
+    return (path / "stop").exists()
+
+
+# ---- carl_runtime_min/fit.py sha256:cba28ec8badd -------------------------------------
+SHOWN = (
+    "loss mean_token_accuracy rewards/accuracies reward phi phi/chosen phi/rejected "
+    "carl/weight eval_loss eval_reward"
+)
+
+
+def head_width(model: Any) -> int:
+    """V: the rows of the output head, padding included."""
+    head = model.get_output_embeddings()
+    if head is None:
+        remedy = "choose a causal language model"
+        raise UsageError("the model has no output head of its own", remedy=remedy)
+    weight = head.weight
+    return int(getattr(weight, "ds_shape", weight.shape)[0])  # ds_: cut by ZeRO-3
+
+
+def training_arguments(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
+    """The spec's trainer arguments, and those that depend on this machine."""
+    cuda, bf16 = torch.cuda.is_available(), settings["bf16"]
+    return {
+        "project": run.path.name,  # as trackers name it
+        "run_name": f"{run.path.name}-{run.phase}",
+        **settings["trainer"],
+        "output_dir": str(run.checkpoints),
+        "use_cpu": not cuda,
+        "dataloader_pin_memory": cuda,
+        "bf16": cuda and torch.cuda.is_bf16_supported() if bf16 is None else bf16,
+    }
+
+
+class Observer:
+    """A trainer callback that ignores every event it does not define."""
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("on_"):
+            raise AttributeError(name)
+        return lambda *args, **kwargs: None
+
+
+class Recorder(Observer):
+    """Writes metrics, keeps `parts` in the checkpoints, stops when asked to.
+
+    It comes after what may end the phase, and before trackers: they report Φ too. The
+    state of a part is its `vars`.
+    """
+
+    def __init__(self, run: Run, width: int, parts: dict[str, Any]) -> None:
+        self.run, self.width, self.parts = run, width, parts
+        self.finished = self.asked = False
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        logs, step = kwargs["logs"], state.global_step
+        if "train_runtime" in logs:  # the trainer's farewell, not a step
+            return
+        for name in ("entropy", "eval_entropy"):  # Φ is linear in H: means carry over
+            if logs.get(name) is not None:
+                phi = order_parameter(torch.tensor(logs[name]), self.width)
+                logs[name.replace("entropy", "phi")] = phi.item()
+        self.run.append("metrics", {"step": step, **logs})
+        keys = [key for key in SHOWN.split() if logs.get(key) is not None]
+        facts = [f"{key} {logs[key]:.3f}" for key in keys]
+        self.run.say(f"{self.run.phase} {step}/{state.max_steps} ", *facts)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.finished = control.should_training_stop  # by the last step or the gate
+        self.keep(state)
+        asked = torch.tensor(float(asked_to_stop(self.run.path)), device=args.device)
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(asked)  # all ranks stop after the same step
+        self.asked = bool(asked.item())
+        control.should_save |= self.asked
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.finished = control.should_training_stop  # the patience is used up
+        self.keep(state)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop |= self.asked
+
+    def keep(self, state: Any) -> None:
+        """Put into the next checkpoint what a resume needs."""
+        kept = {name: vars(part) for name, part in self.parts.items()}
+        state.stateful_callbacks["carl"] = {"finished": self.finished, "parts": kept}
+
+
+def fit(
+    trainer: Any,
+    run: Run,
+    settings: dict[str, Any],
+    parts: dict[str, Any],
+    watches: Iterable[Any] = (),
+    trackers: Iterable[Any] = (),
+) -> bool:
+    """Train until the last step, the gate or a request to stop; was it finished?
+
+    A finished phase leaves its model, one that was stopped a checkpoint.
+    """
+    from transformers import PrinterCallback
+
+    recorder = Recorder(run, head_width(trainer.model), parts)
+    trainer.remove_callback(PrinterCallback)
+    for callback in (*watches, recorder, *trackers):
+        trainer.add_callback(callback)
+    with trainer.accelerator.main_process_first():  # it removes what others look at
+        start, state = run.start()
+    saved = state.get("stateful_callbacks", {}).get("carl", {})
+    if start:
+        run.say(f"{run.phase}: continuing after step {state['global_step']}")
+        for name, part in parts.items():
+            vars(part).update(saved["parts"][name])
+    if saved.get("finished"):  # a crash kept the result from being saved
+        best = Path(str(state["best_model_checkpoint"] or start)).name
+        trainer._load_from_checkpoint(str(run.checkpoints / best))
+    else:
+        trainer.train(resume_from_checkpoint=str(start) if start else None)
+        if not trainer.state.global_step:
+            remedy = "add rows, or make the batches smaller"
+            raise UsageError("the rows do not fill one batch", remedy=remedy)
+        if not recorder.finished:
+            return False
+        state = vars(trainer.state)
+    draft, result = run.checkpoints / "checkpoint-result", run.path / settings["result"]
+    trainer.save_model(str(draft))
+    if run.first:
+        shutil.rmtree(draft / "ref", ignore_errors=True)  # TRL's copy of the adapters
+        shutil.rmtree(result, ignore_errors=True)
+        draft.replace(result)
+        run.summarise(weights_sha256=weights_sha256(result))
+        if state["best_metric"] is not None:
+            facts = {name: state[name] for name in ("best_metric", "best_global_step")}
+            run.summarise(**facts)
+    return True
+
+
+# ---- carl_runtime_min/hooks.py sha256:31138c67e94d -----------------------------------
+def check_hooks(trainer_class: type, hooks: dict[str, str]) -> None:
+    """Stop if a private method does not take, after self, the arguments in `hooks`."""
+    for name, expected in hooks.items():
+        method = getattr(trainer_class, name, lambda: None)
+        found = ", ".join(inspect.signature(method).parameters)
+        if not f"{found}, ".removeprefix("self, ").startswith(f"{expected}, "):
+            remedy = "install the TRL version pinned at the top of this script"
+            raise CarlError(f"TRL's {name} takes ({found})", remedy=remedy, exit_code=4)
+
+
+# ---- carl_runtime_min/grpo.py sha256:640612b7e5b6 ------------------------------------
+SAMPLES = 4  # completions recorded at a time
+HOOKS = {
+    "_generate": "prompts",
+    "_generate_and_score_completions": "inputs",
+    "_calculate_rewards": "inputs, prompts, completions, completion_ids_list",
+    "_get_per_token_logps_and_entropies": "model, input_ids, attention_mask, "
+    "logits_to_keep, batch_size, compute_entropy",
+}
+
+
+class CoherenceReward:
+    """R_CARL as a TRL reward function: None for each row while no field is given.
+
+    `width` is V, the rows of the output head; `weights` are those of the components.
+    """
+
+    __name__ = "carl"
+
+    def __init__(self, width: int, weights: list[float]) -> None:
+        self.width, self.weights = width, weights
+
+    def __call__(self, completion_ids: list[Any], **given: Any) -> list[float | None]:
+        if "token_logps" not in given:
+            return [None] * len(completion_ids)
+        pad = partial(pad_sequence, batch_first=True)
+        mask = pad([torch.ones_like(row).bool() for row in given["token_logps"]])
+        log_probs, joints = pad(given["token_logps"]), pad(given["token_junctions"])
+        phi = order_parameter(pad(given["token_entropies"]), self.width)  # [B, T]
+        parts = coherence_components(phi, log_probs, mask, joints)  # each [B]
+        for name, values in zip(parts._fields, parts, strict=True):
+            given["log_metric"](f"carl/{name}", values.nanmean().item())
+        rewards = carl_reward(phi, log_probs, mask, self.weights, joints)  # [B]
+        return [None if math.isnan(reward) else reward for reward in rewards.tolist()]
+
+
+class SampledPolicy:
+    """Mixin: keeps what was sampled, bars infinite rewards, records samples."""
+
+    def record_in(self, run: Run, every: int) -> None:
+        """Write samples to `run` at each `every`-th step."""
+        self.run, self.samples_every = run, every
+
+    def log_now(self, name: str, value: float | None) -> None:
+        mode = "train" if self.model.training else "eval"
+        self._metrics[mode][name].append(math.nan if value is None else value)
+
+    def _generate(self, prompts: list[Any]) -> Any:
+        generated = super()._generate(prompts)
+        self.prompt_ids, self.completion_ids = generated[:2]
+        self.tool_mask = generated[2] if len(generated) > 3 else None  # RLOO has none
+        return generated
+
+    @torch.no_grad()
+    def score(self, count: int | None = None) -> list[dict[str, Tensor]]:
+        """The field of the first `count` completions (None: of all), by one forward.
+
+        Dropout is off. Tokens of tools are context: they are scored and left out.
+        """
+        prompts = [torch.tensor(row) for row in self.prompt_ids[:count]]
+        sampled = [torch.tensor(row).long() for row in self.completion_ids[:count]]
+        pad = partial(pad_sequence, batch_first=True, padding_value=-1)
+        ids = torch.cat([pad(prompts, padding_side="left"), pad(sampled)], 1)
+        ids = ids.to(self.accelerator.device)  # [B, P + T]
+        training = self.model.training
+        self.model.eval()
+        log_probs, entropy, _ = self._get_per_token_logps_and_entropies(
+            self.model,
+            ids.clamp(min=0),
+            (ids >= 0).long(),
+            max(1, *map(len, sampled)),
+            batch_size=self.args.per_device_train_batch_size,
+            compute_entropy=True,
+        )
+        self.model.train(training)
+        return self.fields(log_probs, entropy)
+
+    def fields(self, log_probs: Tensor, entropy: Tensor) -> list[dict[str, Tensor]]:
+        """Cut padded scores, [B, T] each, to the policy's tokens of each completion."""
+        own = self.tool_mask or [[1] * len(row) for row in self.completion_ids]
+        cut = []
+        for i, row in enumerate(torch.stack([log_probs, entropy], 1).float().cpu()):
+            places = torch.tensor(own[i]).nonzero().squeeze(-1)
+            field = {"token_logps": row[0, places], "token_entropies": row[1, places]}
+            field["token_junctions"] = places.diff(prepend=places[:1] - 1) != 1
+            cut.append(field)
+        return cut
+
+    def _calculate_rewards(self, inputs: Any, *batch: Any) -> Tensor:
+        rewards: Tensor = super()._calculate_rewards(inputs, *batch)  # [global B, F]
+        broken = rewards.isinf()
+        self.log_now("rewards/infinite", broken.any(1).sum().item())
+        rewards[broken] = math.nan
+        self.completions, self.rewards = batch[1], rewards
+        return rewards
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
+        step = self.state.global_step
+        batch = super()._generate_and_score_completions(inputs)
+        first = self.accelerator.process_index * len(inputs)
+        due = self.model.training and step % self.samples_every == 0
+        for i, field in enumerate(self.score(SAMPLES) if due else ()):
+            phi = order_parameter(field["token_entropies"], head_width(self.model))
+            rewards = self.rewards[first + i].tolist()
+            sample = {
+                "step": step + 1,
+                "prompt": inputs[i]["prompt"],
+                "completion": self.completions[i],
+                "token_ids": self.completion_ids[i],
+                "rewards": dict(zip(self.reward_func_names, rewards, strict=True)),
+                "phi": phi.tolist(),
+                "p": field["token_logps"].exp().tolist(),
+            }
+            self.run.append("samples", sample)
+        return batch
+
+
+class CoherentPolicy(SampledPolicy):
+    """Mixin: adds R_CARL to the task rewards once the cascade has opened.
+
+    `reward_funcs` ends with the `CoherenceReward`; those before it are the task's.
+    """
+
+    cascade: Cascade
+    tie_weight: float
+    multi_objective_aggregation = "sum_then_normalize"  # as RLOO, which has no choice
+    scale_rewards = "none"
+
+    def _calculate_rewards(self, inputs: Any, *batch: Any) -> Tensor:
+        if not self.model.training:  # an evaluation is by the task alone
+            return super()._calculate_rewards(inputs, *batch)
+        cascade, step = self.cascade, self.state.global_step
+        cascade.begin(step)
+        if cascade.stage == "B":
+            self.reward_weights[-1] = cascade.weight(step)
+            rows = zip(inputs, self.batch_field(), strict=True)
+            inputs = [{**row, **field} for row, field in rows]
+        rewards = super()._calculate_rewards(inputs, *batch)
+        tasks = rewards[:, :-1] * self.reward_weights[:-1].to(rewards.device)
+        unscored = tasks.isnan().all(1)  # [global B]
+        total = tasks.nansum(1).masked_fill(unscored, math.nan)
+        metric = total.nanmean().item()
+        if cascade.stage == "B":
+            unscored |= rewards[:, -1].isnan()
+            rewards[unscored] = math.nan
+        cascade.observe(metric, step)
+        apart = self.multi_objective_aggregation == "normalize_then_sum"
+        compared = tasks if apart else total[:, None]  # [global B, F - 1 or 1]
+        self.compared = compared.masked_fill(unscored[:, None], math.nan)
+        self.log_now("rewards/unscored", unscored.sum().item())
+        self.log_now("cascade/metric", metric)
+        self.log_now("cascade/threshold", cascade.threshold)
+        self.log_now("cascade/opened_at", cascade.opened_at)
+        self.log_now("carl/stage", float(cascade.stage == "B"))
+        self.log_now("carl/weight", cascade.weight(step))
+        return rewards
+
+    def batch_field(self) -> list[dict[str, Tensor]]:
+        """The field of every completion of this batch, on this rank."""
+        fields = self.score()
+        ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
+        if self.mask_truncated_completions:  # those have no say, thus no field
+            for tokens, field in zip(self.completion_ids, fields, strict=True):
+                if tokens[-1] not in ends:
+                    field["token_entropies"].fill_(math.nan)
+        return fields
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
+        batch = super()._generate_and_score_completions(inputs)
+        if not self.model.training:
+            return batch
+        cascade, compared = self.cascade, self.compared
+        apart = self.multi_objective_aggregation == "normalize_then_sum"
+        if cascade.stage == "B" and (apart or self.scale_rewards == "group"):
+            ramp = cascade.weight(self.state.global_step) / cascade.carl_weight
+            every = torch.ones(len(compared), device=compared.device)
+            factor = ramp * self.tie_weight
+            scale = damp_ties(every, compared, self.num_generations, factor)
+            first = self.accelerator.process_index * len(inputs)
+            batch["advantages"] *= scale[first : first + len(inputs)]
+        return batch
+
+
+# ---- carl_runtime_min/selftest.py sha256:eb1b5d405627 --------------------------------
+TOLERANCE = 1e-5
+
+
+def compare(found: dict[str, Tensor], vectors: dict[str, Tensor]) -> int:
+    """Print how far `found` is from the vectors; return 0, or 1 if that is too far."""
+    good = True
+    for name, values in found.items():
+        error = (values - vectors[name]).abs().max().item()
+        print(f"self-test: {name} is off by at most {error:.1e}")
+        good &= error <= TOLERANCE
+    print(f"self-test: {'OK' if good else 'FAILED'}, the bound is {TOLERANCE:.0e}")
+    return 0 if good else 1
+
+
+# ---- carl_runtime_min/dryrun.py sha256:30a652990540 ----------------------------------
+def show_row(tokenizer: Any, row: dict[str, Any], answers_only: bool = False) -> None:
+    """Print a row as the model sees it, the tokens that it learns in ⟦ ⟧.
+
+    Warns when no end-of-sequence token is among them: such a model never stops.
+    """
+    prompt, learned = row.get("prompt"), row.get("completion") or row.get("messages")
+    tools = tools_of(row) if learned else None  # GRPO shows none of the rows
+    render = partial(tokenizer.apply_chat_template, return_dict=True, tools=tools)
+    if answers_only:  # TRL has templates that mark the answers, for those that do not
+        from trl import chat_template_utils as trl
+
+        if not trl.has_generation_markers(tokenizer.chat_template):
+            marked = trl.get_training_chat_template(tokenizer)
+            render = partial(render, chat_template=marked)
+    if isinstance(prompt, str):
+        start = len(tokenizer(prompt)["input_ids"])
+        ids = tokenizer(prompt + (learned or ""))["input_ids"]
+        ids += [tokenizer.eos_token_id] * bool(learned)  # TRL appends it to plain text
+    else:
+        asked = (
+            render(prompt, add_generation_prompt=True)["input_ids"] if prompt else []
+        )
+        start, whole = len(asked), (prompt or []) + (learned or [])
+        ids = render(whole)["input_ids"] if learned else asked
+    mask = [place >= start for place in range(len(ids))]
+    if answers_only:
+        mask = render(whole, return_assistant_tokens_mask=True)["assistant_masks"]
+    print(f"\none row, {len(ids)} tokens:")
+    for learns, places in groupby(range(len(ids)), key=lambda place: bool(mask[place])):
+        text = tokenizer.decode([ids[place] for place in places])
+        print(f"⟦{text}⟧" if learns else text, end="")
+    print()
+    own = [token for token, learns in zip(ids, mask, strict=True) if learns]
+    if learned and tokenizer.eos_token_id not in own:
+        print(f"warning: no turn ends with {tokenizer.eos_token!r}, so the model may")
+        print("  never stop; check the chat template and the end-of-sequence token")
+
+
+# ---- carl_runtime_min/entry.py sha256:711362cf14e8 -----------------------------------
+UNSET = "correct the name, grant the access or free the space"
+
+
+def parse_arguments(description: str | None, run_dir: str) -> argparse.Namespace:
+    """The command line of a script."""
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=description, formatter_class=shape)
+    option = parser.add_argument
+    option("--run-dir", type=Path, default=Path(run_dir))
+    option("--resume", default="auto", help="auto, never, or a checkpoint")
+    option("--accept", action="append", default=[], metavar="PHASE")
+    option("--dry-run", action="store_true")
+    option("--self-test", action="store_true")
+    option("--phase", help=argparse.SUPPRESS)  # what a supervisor asks of its child
+    return parser.parse_args()
+
+
+def identity(config: dict[str, Any], phases: list[str]) -> dict[str, Any]:
+    """What must be the same when a run continues, the most telling first."""
+    blocks = [config[phase] for phase in phases]
+    blocks += [block["validation"] for block in blocks if "validation" in block]
+    data = [block["data"] for block in blocks if "data" in block]
+    files = {one["id"] for one in data if Path(one["id"]).is_file()}
+    launched = int(os.environ.get("WORLD_SIZE", 0))  # by whoever starts processes
+    spec = json.dumps(config["spec"], sort_keys=True, separators=(",", ":"))
+    return {
+        "world_size": launched or max(1, torch.cuda.device_count()),
+        "data_revision": [one["revision"] for one in data],
+        "data_sha256": {name: sha256(Path(name)) for name in sorted(files)},
+        "spec_sha256": hashlib.sha256(spec.encode()).hexdigest(),
+        "script_sha256": sha256(Path(sys.argv[0])),
+    }
+
+
+def claim(path: Path, facts: dict[str, Any], resume: str) -> int:
+    """Lock the run directory, until the last process with the returned descriptor ends.
+
+    UsageError: another process has it, or it belongs to a run that is not this one.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    lock, remedy = os.open(path / ".lock", os.O_RDWR | os.O_CREAT), "use --run-dir DIR"
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UsageError(f"a process is running in {path}", remedy=remedy) from error
+    recorded, chosen = read_json(path / "run.json"), Path(resume).resolve()
+    if recorded and resume == "never":
+        raise UsageError(f"{path} holds a run already", remedy=remedy)
+    for key, now in facts.items():
+        if recorded.get(key, now) != now:
+            then = f"{path} was started with {key} {recorded[key]}"
+            raise UsageError(f"{then}, this run has {now}", remedy=remedy)
+    phase = chosen.parent.name
+    whole = chosen in checkpoints(path / "checkpoints" / phase)
+    useful = whole and phase not in read_json(path / "phases.json")
+    if resume not in ("auto", "never") and not useful:
+        remedy = f"choose a whole one, of a phase not done, in {path}/checkpoints"
+        raise UsageError(f"{resume} is no checkpoint to go on from", remedy=remedy)
+    return lock
+
+
+def enrol(
+    args: argparse.Namespace, config: dict[str, Any], phases: dict[str, Any]
+) -> tuple[int, int]:
+    """Claim the run directory and say there what runs: the lock, how many processes."""
+    path, facts = args.run_dir.resolve(), identity(config, list(phases))
+    lock, cuda = claim(path, facts, args.resume), torch.cuda
+    gpu = cuda.get_device_name() if cuda.is_available() else None
+    surroundings = {
+        "seed": config["seed"],
+        "hardware": gpu or f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": {one.name: one.version for one in distributions()},
+        "resume": "exact between generations on one CPU machine, else approximate",
+    }
+    write_json(path / "run.json", {**facts, **surroundings})
+    (path / "stop").unlink(missing_ok=True)
+    return lock, facts["world_size"]
+
+
+def lead(
+    args: argparse.Namespace, config: dict[str, Any], phases: dict[str, Any]
+) -> int:
+    """Run the phases that are not done yet, each in a process of its own."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        return join(args, config, phases)
+    lock, world_size = enrol(args, config, phases)
+    path = args.run_dir.resolve()
+    done = read_json(path / "phases.json")
+    for phase in phases:
+        code = done.get(phase)
+        if code is None:
+            if (path / "stop").exists():
+                return 85
+            processes = 1 if phase in ("eval", "push") else world_size
+            code = supervise([*sys.argv, "--phase", phase], path, lock, processes)
+        if code in (0, 1, 3):  # done, or a verdict: it is not run again
+            write_json(path / "phases.json", done := {**done, phase: code})
+        if code != 0 and not (code in (1, 3) and phase in args.accept):
+            print(f"{phase}: ended with code {code}", file=sys.stderr)
+            return int(code)
+    return 0
+
+
+def join(
+    args: argparse.Namespace, config: dict[str, Any], phases: dict[str, Any]
+) -> int:
+    """Run the training phase as one of the processes that a launcher has started."""
+    names, path = [name for name in phases if name != "push"], args.run_dir.resolve()
+    if len(names) > 1:
+        remedy = "start it with plain python: it starts torchrun on all visible GPUs"
+        reason = f"a launcher runs one phase, and this script has {', '.join(names)}"
+        raise UsageError(reason, remedy=remedy)
+    done, first = read_json(path / "phases.json"), os.environ["RANK"] == "0"
+    if first:
+        enrol(args, config, phases)
+    code = 0
+    for args.phase in names + ["push"] * (first and "push" in phases):
+        if args.phase not in done and code == 0:
+            code = work(args, phases[args.phase])
+            if first and code in (0, 1, 3):
+                write_json(path / "phases.json", done := {**done, args.phase: code})
+    return code
+
+
+def work(args: argparse.Namespace, phase: Callable[[Run], int]) -> int:
+    """Run one phase in this process; leave its exit code in the run directory."""
+    accept_signals(args.run_dir.resolve())
+    run = Run(args.run_dir.resolve(), args.phase, args.resume)
+    code = guarded(lambda: phase(run), run.path)
+    if run.first:
+        run.clean(checkpoints(run.checkpoints))
+        with contextlib.suppress(OSError):  # a full disk: then it is the exit status
+            write_json(run.path / "exit.json", {"code": code, "phase": run.phase})
+    # torchrun would end rank 0, which may still write, if another rank seemed to fail
+    return code if run.first or code not in (1, 3, 85) else 0
+
+
+def guarded(action: Callable[[], int], path: Path) -> int:
+    """Run `action`; turn an error made for people into its message and exit code."""
+    try:
+        return action()
+    except Exception as caught:
+        error: Exception = caught
+        disk = shutil.disk_usage(path if path.exists() else ".")
+        if "No space left" in str(error) or not disk.free:
+            remedy = "free some, then run the same command: it goes on where it was"
+            error = CarlError(f"no space left for {path}", remedy=remedy, exit_code=4)
+        expected = isinstance(error, CarlError | OSError)
+        remedy = getattr(error, "remedy", UNSET)
+        with contextlib.suppress(OSError):  # where stderr is a file on a full disk
+            if expected:
+                print(f"error: {error}", f"  fix: {remedy}", sep="\n", file=sys.stderr)
+            else:
+                traceback.print_exc()
+        return getattr(error, "exit_code", 4 if expected else 70)
+
+
+# ---- wiring sha256:0dd8e9af5554 ------------------------------------------------------
+def grpo_data(tokenizer: Any, settings: dict[str, Any]) -> Any:
+    makers = [python_task, sql_task]
+    rows = environment_rows(makers, **settings["rows"])
+    return prepared(rows, settings["data"], tokenizer)
+
+
+def task_environments(settings: dict[str, Any]) -> dict[str, Any]:
+    """The classes of the environments, by the names that rows have for them."""
+    return {"python": PythonEnvironment, "sql": SQLEnvironment}
+
+
+def tool_use(tokenizer: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    """What the trainer takes for tools; what cannot work is refused here."""
+    check_sandbox()
+    tools = [globals()[name] for name in settings["tools"]]
+    return tool_arguments(tokenizer, tools, task_environments(settings))
+
+
+def grpo(run: Run) -> int:
+    """Reinforce what the rewards prefer; the cascade decides when CARL joins."""
+    from trl import GRPOConfig, GRPOTrainer
+
+    class Trainer(CoherentPolicy, GRPOTrainer): ...
+
+    check_hooks(GRPOTrainer, HOOKS)
+    settings, tokenizer = CONFIG["grpo"], load_tokenizer(CONFIG["model"])
+    tools = tool_use(tokenizer, settings)
+    rows = grpo_data(tokenizer, settings)
+    check_rows(rows, task_environments(settings))
+    torch.manual_seed(CONFIG["seed"])
+    model = load_model(CONFIG["model"])
+    model = add_adapter(model, lora_targets(model), CONFIG["lora"])
+    rewards: list[Any] = []
+    rewards.append(CoherenceReward(head_width(model), settings["carl"]["weights"]))
+    trainer = Trainer(
+        model,
+        rewards,
+        args=GRPOConfig(**spared(model, run, training_arguments(run, settings))),
+        train_dataset=rows,
+        processing_class=tokenizer,
+        **tools,
+    )
+    weights = settings["environments"]
+    weigh_environments(trainer, task_environments(settings), weights)
+    trainer.record_in(run, settings["samples_every"])
+    trainer.cascade = cascade = Cascade(**settings["cascade"])
+    trainer.tie_weight = settings["carl"]["tie_weight"]
+    parts = {"cascade": cascade}
+    if not fit(trainer, run, settings, parts):
+        return 85
+    run.summarise(cascade_step=cascade.opened_at, stage=cascade.stage)
+    if cascade.stage == "A":
+        run.say("cascade: never opened; the run trained on the task rewards alone")
+    return 0
+
+
+def dry_run() -> int:
+    """Print the plan and one row of each training phase, as the model sees it."""
+    plan = {name: CONFIG[name] for name in CONFIG if name not in ("self_test", "spec")}
+    print(json.dumps(plan, indent=2, ensure_ascii=False))
+    tokenizer = load_tokenizer(CONFIG["model"])
+    tool_use(tokenizer, CONFIG["grpo"])
+    show_row(tokenizer, grpo_data(tokenizer, CONFIG["grpo"])[0])
+    return 0
+
+
+def self_test() -> int:
+    """Recompute reference vectors on this machine."""
+    vectors = {name: torch.tensor(x) for name, x in CONFIG["self_test"].items()}
+    phi = order_parameter(vectors["entropy"], int(vectors["vocab_size"]))  # [B, T]
+    found = {"phi": phi}
+    found["reward"] = carl_reward(phi, vectors["log_probs"], vectors["mask"])  # [B]
+    return compare(found, vectors)
+
+
+def main() -> int:
+    phases = {"grpo": grpo}
+    os.environ.update(CONFIG["environment"])
+    args = parse_arguments(__doc__, CONFIG["run_dir"])
+    if args.self_test:
+        return self_test()
+    if args.dry_run:
+        return guarded(dry_run, args.run_dir)
+    if args.phase:
+        return work(args, phases[args.phase])
+    return guarded(lambda: lead(args, CONFIG, phases), args.run_dir)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1972 @@
+# SPDX-License-Identifier: MIT
+#
+# Copyright (c) 2026 The CARL authors
+#
+# Permission is hereby granted, free of charge, to any person obtaining a copy
+# of this software and associated documentation files (the "Software"), to deal
+# in the Software without restriction, including without limitation the rights
+# to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
+# copies of the Software, and to permit persons to whom the Software is
+# furnished to do so, subject to the following conditions:
+#
+# The above copyright notice and this permission notice shall be included in all
+# copies or substantial portions of the Software.
+#
+# THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+# IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+# FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+# AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+# LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+# OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
+# SOFTWARE.
+
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#     "accelerate==1.15.0",
+#     "datasets==5.2.0",
+#     "numpy==2.4.6",
+#     "peft==0.21.2",
+#     "pillow==12.3.0",
+#     "torch==2.13.0",
+#     "torchvision==0.28.0",
+#     "transformers==5.23.0",
+#     "trl==1.16.0",
+# ]
+#
+# [tool.uv]
+# exclude-newer = "2026-11-22"
+#
+# [tool.carl]
+# generator = "0.1.0"
+# format = 1
+# spec-sha256 = "9000144de5588da0b8984b35e338ef250821ccae416b949b8be8f3fc1737d26f"
+# ///
+"""GRPO with coherence-aware rewards (CARL).
+
+Settings are in CONFIG; the code below only reads it. Departures from plain TRL:
+
+- GRPO: once the cascade opens (stage B), R_CARL joins the task rewards. It measures
+  how each token was chosen: Phi = 1 - H / ln V of the policy that TRL scores. Groups
+  with equal task rewards get damped advantages. A row without a task reward or
+  without R_CARL has no advantage.
+- GRPO: an infinite reward is treated as missing (None).
+- Images: all are opened before the training, and rows with them are never cut.
+- Each phase is a process of its own; what it leaves behind is in the run directory.
+
+    python train.py                          on all visible GPUs, or on the CPU
+    CUDA_VISIBLE_DEVICES=0 python train.py   on one GPU of several (no torchrun needed)
+    python train.py                          again after a crash or code 85: resume
+    python train.py --dry-run                print the plan and a row, train nothing
+    python train.py --self-test              check the arithmetic of this machine
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import hashlib
+import inspect
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
+from importlib.metadata import distributions
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+# ---- configuration sha256:8207357c7140 -----------------------------------------------
+CONFIG = {
+    "name": "qwen35-click",
+    "run_dir": "runs/qwen35-click",
+    "seed": 42,
+    "environment": {
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "PYTHONWARNINGS": "ignore::FutureWarning",
+    },
+    "model": {
+        "id": "Qwen/Qwen3.5-9B",
+        "class": "Qwen3_5ForConditionalGeneration",
+        "adapter": True,
+        "options": {
+            "revision": "0000000000000000000000000000000000000000",
+            "dtype": "auto",
+            "attn_implementation": None,
+        },
+        "tokenizer": "Qwen/Qwen3.5-9B",
+        "tokenizer_options": {
+            "revision": "0000000000000000000000000000000000000000",
+        },
+        "template": {
+            "text": None,
+            "switch": "enable_thinking",
+            "thinking": False,
+        },
+    },
+    "lora": {
+        "r": 16,
+        "lora_alpha": 32.0,
+        "lora_dropout": 0.0,
+        "bias": "none",
+    },
+    "grpo": {
+        "data": {
+            "id": "your-username/clicks",
+            "revision": "0000000000000000000000000000000000000000",
+            "config": None,
+            "split": "train",
+            "columns": {
+                "prompt": "instruction",
+                "bbox": "bbox",
+                "image": "screenshot",
+            },
+            "limit": None,
+            "system_prompt": "Answer with the point to click, as x, y from 0 to 1000.",
+            "part": [
+                None,
+                None,
+            ],
+            "longest": 4064,
+            "too_long": "drop",
+        },
+        "bf16": None,
+        "result": "model",
+        "trainer": {
+            "num_train_epochs": 1.0,
+            "learning_rate": 1e-05,
+            "per_device_train_batch_size": 8,
+            "gradient_accumulation_steps": 4,
+            "lr_scheduler_type": "constant_with_warmup",
+            "warmup_steps": 10,
+            "weight_decay": 0.0,
+            "max_grad_norm": 1.0,
+            "logging_steps": 1,
+            "save_steps": 50,
+            "save_total_limit": 2,
+            "gradient_checkpointing": True,
+            "num_generations": 8,
+            "max_completion_length": 32,
+            "temperature": 1.0,
+            "top_p": 1.0,
+            "top_k": 0,
+            "beta": 0.0,
+            "num_iterations": 1,
+            "steps_per_generation": 4,
+            "mask_truncated_completions": False,
+            "loss_type": "dapo",
+            "scale_rewards": "group",
+            "multi_objective_aggregation": "sum_then_normalize",
+            "save_strategy": "steps",
+            "report_to": "none",
+            "disable_tqdm": True,
+            "seed": 42,
+            "reward_weights": [
+                1.0,
+                0.5,
+                0.25,
+                0.5,
+            ],
+        },
+        "samples_every": 10,
+        "rewards": [
+            {
+                "name": "click_inside",
+                "width": None,
+                "height": None,
+                "scale": 1000,
+            },
+            {
+                "name": "click_distance",
+                "width": None,
+                "height": None,
+                "scale": 1000,
+            },
+            {
+                "name": "coordinate_format",
+            },
+        ],
+        "carl": {
+            "weights": [
+                0.5,
+                0.3,
+                0.2,
+            ],
+            "tie_weight": 0.5,
+        },
+        "cascade": {
+            "carl_weight": 0.5,
+            "warmup_steps": 10,
+            "carl_start": None,
+            "open_by": None,
+            "maximum": 1.75,
+        },
+    },
+    "self_test": {
+        "vocab_size": 5,
+        "mask": [
+            [
+                True,
+                True,
+                True,
+                True,
+            ],
+            [
+                True,
+                True,
+                True,
+                False,
+            ],
+        ],
+        "entropy": [
+            [
+                1.5982838,
+                1.4371153,
+                0.3388986,
+                1.5654418,
+            ],
+            [
+                0.6832952,
+                1.2070398,
+                1.2827522,
+                0.4853659,
+            ],
+        ],
+        "log_probs": [
+            [
+                -1.4504544,
+                -2.9423699,
+                -0.1015766,
+                -1.2082599,
+            ],
+            [
+                -0.4925927,
+                -0.7346236,
+                -0.7775828,
+                -0.1495483,
+            ],
+        ],
+        "phi": [
+            [
+                0.0069305,
+                0.1070701,
+                0.7894304,
+                0.0273363,
+            ],
+            [
+                0.5754448,
+                0.250024,
+                0.2029813,
+                0.6984252,
+            ],
+        ],
+        "reward": [
+            0.5668069,
+            0.6088258,
+        ],
+    },
+    "spec": {
+        "name": "qwen35-click",
+        "method": "grpo",
+        "model": {
+            "id": "Qwen/Qwen3.5-9B",
+            "revision": "0000000000000000000000000000000000000000",
+            "frozen": {
+                "commit": "0000000000000000000000000000000000000000",
+                "model_type": "qwen3_5",
+                "architecture": "Qwen3_5ForConditionalGeneration",
+                "auto_class": "image-text-to-text",
+                "thinking": "switchable",
+                "thinking_switch": "enable_thinking",
+                "vocab_size": 248320,
+                "context_length": 32768,
+            },
+        },
+        "data": {
+            "id": "your-username/clicks",
+            "revision": "0000000000000000000000000000000000000000",
+            "columns": {
+                "prompt": "instruction",
+                "image": "screenshot",
+                "bbox": "bbox",
+            },
+            "system_prompt": "Answer with the point to click, as x, y from 0 to 1000.",
+        },
+        "grpo": {
+            "max_length": 4096,
+            "max_completion_length": 32,
+        },
+        "rewards": [
+            {
+                "name": "click_inside",
+                "scale": 1000,
+            },
+            {
+                "name": "click_distance",
+                "weight": 0.5,
+                "scale": 1000,
+            },
+            {
+                "name": "coordinate_format",
+                "weight": 0.25,
+            },
+        ],
+    },
+}
+
+
+# ---- carl_runtime_min/errors.py sha256:16be10f06aa1 ----------------------------------
+class CarlError(Exception):
+    """What is wrong, in one sentence; `remedy` says what to do about it."""
+
+    exit_code = 70
+
+    def __init__(self, message: str, *, remedy: str = "", exit_code: int = 0) -> None:
+        super().__init__(message)
+        self.remedy, self.exit_code = remedy, exit_code or self.exit_code
+
+
+class UsageError(CarlError):
+    """The command line, the spec or the data cannot be used as given."""
+
+    exit_code = 2
+
+
+# ---- carl_runtime_min/strict_json.py sha256:e8388298db28 -----------------------------
+def json_value(value: Any) -> Any:
+    """`value` with null for what JSON cannot hold: NaN and the infinities."""
+    return json.loads(json.dumps(value), parse_constant=lambda name: None)
+
+
+# ---- carl_runtime_min/run.py sha256:0714ff550f64 -------------------------------------
+STATE = "trainer_state.json"  # the last file of a checkpoint: beside it, all is whole
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace `path` in one step: readers see the old file or the new, never half."""
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        draft.write_text(json.dumps(json_value(value), indent=2))
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`, an empty one if there is no such file."""
+    return json.loads(path.read_bytes()) if path.is_file() else {}
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weights_sha256(folder: Path) -> str:
+    """Digest of the weight file in `folder`; of several, of their digests in order."""
+    digests = [sha256(path) for path in sorted(folder.glob("*.safetensors"))]
+    joined = hashlib.sha256("".join(digests).encode()).hexdigest()
+    return digests[0] if len(digests) == 1 else joined
+
+
+def checkpoints(folder: Path) -> dict[Path, dict[str, Any]]:
+    """The checkpoints in `folder` that are whole, each with its trainer's state."""
+    texts = {path.parent: path.read_text() for path in folder.glob(f"*/{STATE}")}
+    return {path: json.loads(t) for path, t in texts.items() if t.endswith("\n}\n")}
+
+
+class Run:
+    """The directory of one run, as one phase sees it. Only the first rank writes."""
+
+    def __init__(self, path: Path, phase: str, resume: str) -> None:
+        self.path, self.phase, self.resume = path, phase, resume
+        self.checkpoints = path / "checkpoints" / phase
+        self.first = int(os.environ.get("RANK", 0)) == 0
+
+    def say(self, *words: object) -> None:
+        if self.first:
+            print(*words, flush=True)
+
+    def append(self, name: str, record: dict[str, Any]) -> None:
+        """Add a line to `<name>.jsonl`."""
+        if self.first:
+            line = json.dumps(json_value({"phase": self.phase, **record}))
+            with (self.path / f"{name}.jsonl").open("a") as file:
+                file.write(line + "\n")
+
+    def records(self, name: str) -> list[dict[str, Any]]:
+        """The lines of `<name>.jsonl`; one that a crash tore is left out."""
+        path = self.path / f"{name}.jsonl"
+        lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+        return [json.loads(line) for line in lines]
+
+    def summarise(self, **facts: Any) -> None:
+        """Add `facts` to summary.json."""
+        if self.first:
+            path = self.path / "summary.json"
+            write_json(path, read_json(path) | facts)
+
+    def start(self) -> tuple[Path | None, dict[str, Any]]:
+        """The checkpoint to continue from and its state; later ones are forgotten."""
+        states = checkpoints(self.checkpoints)
+        last = max(states, key=lambda path: states[path]["global_step"], default=None)
+        chosen = next((p for p in states if p == Path(self.resume).resolve()), last)
+        state = states[chosen] if chosen else {"global_step": 0}
+        if self.first:
+            self.rewind(state["global_step"], states)
+        return chosen, state
+
+    def clean(self, keep: Collection[Path]) -> None:
+        """Remove every checkpoint of this phase but those in `keep`."""
+        for path in self.checkpoints.glob("checkpoint-*"):
+            if path not in keep:
+                (path / STATE).unlink(missing_ok=True)  # from now on it is not whole
+                shutil.rmtree(path)
+
+    def rewind(self, step: int, states: dict[Path, dict[str, Any]]) -> None:
+        """Remove what this phase did after `step`, and what is not whole."""
+        self.clean([p for p, state in states.items() if state["global_step"] <= step])
+        for path in self.path.glob("*.jsonl"):
+            kept = [
+                json.dumps(record) + "\n"
+                for record in self.records(path.stem)
+                if record["phase"] != self.phase or record["step"] <= step
+            ]
+            path.with_suffix(".draft").write_text("".join(kept))
+            path.with_suffix(".draft").replace(path)
+
+
+# ---- carl_runtime_min/field.py sha256:b7ce686e5013 -----------------------------------
+def order_parameter(entropy: Tensor, vocab_size: int) -> Tensor:
+    """Phi = 1 - H / ln V in [0, 1], float64 [...]; NaN where H is not finite.
+
+    Thresholds of the reward sit at 0.5 and 0.7: every caller takes Phi from here.
+    """
+    if vocab_size < 2:
+        raise UsageError(f"Phi needs at least two tokens to choose from: {vocab_size}")
+    phi = 1 - entropy.double() / math.log(vocab_size)
+    return phi.clamp(0, 1).where(entropy.isfinite(), math.nan)
+
+
+# ---- carl_runtime_min/rewards.py sha256:7c7ba042f029 ---------------------------------
+DELTA = 0.03  # a change of Phi larger than this is a transition
+MAX_SCALE = 15  # blocks of at most 2^15 tokens
+
+
+class Components(NamedTuple):
+    """Each [B], float64, in [0, 1]; NaN where a token of the row is not finite."""
+
+    coherence: Tensor
+    cloud: Tensor
+    discontinuity: Tensor
+
+
+def carl_reward(
+    phi: Tensor,
+    log_probs: Tensor,
+    mask: Tensor,
+    weights: Sequence[float] = (0.5, 0.3, 0.2),
+    junctions: Tensor | None = None,
+) -> Tensor:
+    """R_CARL of each completion, [B] float64, `weights` in the order of Components.
+
+    0 for a completion without tokens, NaN for one with a value that is not finite.
+    """
+    parts = coherence_components(phi, log_probs, mask, junctions)
+    a, b, c = weights
+    reward = a * parts.coherence + b * parts.cloud + c * parts.discontinuity
+    return reward.where(mask.bool().any(-1), 0.0)
+
+
+def coherence_components(
+    phi: Tensor, log_probs: Tensor, mask: Tensor, junctions: Tensor | None = None
+) -> Components:
+    """The components of completions, all arguments [B, T].
+
+    `mask` is true on a completion's tokens, which come first in the row; padding may
+    hold anything. `junctions` is true at t where tokens were removed between t-1 and t:
+    Phi does not jump there. UsageError: shapes differ, or the mask is not right-padded.
+    """
+    if not phi.shape == log_probs.shape == mask.shape or phi.dim() != 2:
+        raise UsageError("phi, log_probs and mask must share one shape [B, T]")
+    mask = mask.bool()
+    if (mask[:, 1:] & ~mask[:, :-1]).any():  # the host waits for the device, once
+        remedy = "move the policy's tokens to the front of their rows"
+        raise UsageError("the mask is not right-padded", remedy=remedy)
+    phi, log_probs = (x.where(mask, 0.0).double() for x in (phi, log_probs))
+    length = mask.sum(-1)  # [B]
+    linked = mask[:, 1:]  # [B, T - 1]
+    if junctions is not None:
+        linked = linked & ~junctions[:, 1:].bool()
+    c = scale_coherence(phi, length)  # [B, scales]
+    scale = torch.arange(c.shape[-1], device=c.device, dtype=c.dtype)
+    weight = 2 ** (scale / 2) * ~c.isnan()
+    coherence = (weight * c.nan_to_num()).sum(-1) / weight.sum(-1)
+    parts = Components(
+        coherence=coherence.nan_to_num(nan=0.5),
+        cloud=(log_probs.exp() * phi).sum(-1) / length.clamp(min=1),
+        discontinuity=transition_worth(phi, linked).nan_to_num(nan=0.5),
+    )
+    broken = ~(phi.sum(-1) + log_probs.sum(-1)).isfinite()  # [B]
+    return Components(*(part.masked_fill(broken, math.nan) for part in parts))
+
+
+def scale_coherence(phi: Tensor, length: Tensor) -> Tensor:
+    """c_j over blocks of 2^j tokens: [B, T], [B] -> [B, scales], NaN without a block.
+
+    c_j = 1 - mean population standard deviation of Phi in the complete blocks. Two
+    neighbours merge into a block of the next scale by Chan's update.
+    """
+    mean, variance = phi, torch.zeros_like(phi)  # of each block
+    c = [length.double() / length]  # one token does not deviate; 0/0 is NaN
+    for j in range(1, min(phi.shape[-1].bit_length(), MAX_SCALE + 1)):
+        n, blocks = mean.shape[-1] // 2 * 2, length // 2**j  # blocks: [B], complete
+        a, b = mean[:, 0:n:2], mean[:, 1:n:2]  # [B, n / 2] each
+        apart = (a - b) / 2
+        variance = (variance[:, 0:n:2] + variance[:, 1:n:2]) / 2 + apart**2
+        mean = (a + b) / 2
+        complete = torch.arange(mean.shape[-1], device=phi.device) < blocks[:, None]
+        spread = (variance.sqrt() * complete).sum(-1) / blocks  # [B]
+        c.append((1 - spread).clamp(min=0))
+    return torch.stack(c, -1)
+
+
+def transition_worth(phi: Tensor, linked: Tensor) -> Tensor:
+    """Mean worth of the jumps, NaN without any: [B, T], [B, T - 1] -> [B]."""
+    before, change = phi[:, :-1], phi.diff()
+    rises, falls = linked & (change > DELTA), linked & (change < -DELTA)
+    low, high = before < 0.5, before > 0.7
+
+    def count(places: Tensor) -> Tensor:
+        return places.sum(-1).double()  # [B]
+
+    worth = 0.8 * count(rises & low) + 0.3 * count(rises & ~low)
+    worth += 0.2 * count(falls & high) + 0.5 * count(falls & ~high)
+    return worth / count(rises | falls)
+
+
+# ---- carl_runtime_min/gate.py sha256:fa85794b5fcf ------------------------------------
+def percentile(values: list[float], q: float) -> float:
+    """The q-th quantile (q in [0, 1]) of `values`, linear between order statistics."""
+    ordered = sorted(values)
+    position = q * (len(ordered) - 1)
+    below, above = ordered[math.floor(position)], ordered[math.ceil(position)]
+    return below + position % 1 * (above - below)
+
+
+# ---- carl_runtime_min/cascade.py sha256:42394d26a856 ---------------------------------
+LAST = 10  # observations that have to agree
+
+
+@dataclasses.dataclass
+class Cascade:
+    """Decides when CARL joins the task rewards, and with what weight.
+
+    Fixed with a `carl_start`. Else adaptive: it opens when the last 10 observations all
+    exceed the 60th percentile of those before ("rising"), or all come within a tenth of
+    `maximum` ("solved"). One generation's metric decides from the next one on.
+    """
+
+    carl_weight: float = 0.5  # of R_CARL after the ramp
+    warmup_steps: int = 10  # of the linear ramp
+    carl_start: int | None = None  # first step of stage B
+    open_by: int | None = None  # first step of stage B at the latest
+    maximum: float | None = None  # of the weighted task rewards' sum, if bounded
+    history: list[float] = dataclasses.field(default_factory=list)
+    threshold: float | None = None  # what the last 10 have or had to exceed
+    reason: str | None = None  # "fixed", "rising", "solved" or "open_by"
+    opened_at: int | None = None  # the step of the first generation in stage B
+
+    def __post_init__(self) -> None:
+        if not 0 < self.carl_weight < math.inf or self.warmup_steps < 1:
+            raise UsageError("a cascade needs a positive carl_weight and warmup_steps")
+
+    @property
+    def stage(self) -> str:
+        """ "A" (task rewards) or "B" (task rewards and CARL)."""
+        return "A" if self.opened_at is None else "B"
+
+    def begin(self, step: int) -> None:
+        """A generation starts at `step`: what was decided before takes effect."""
+        if self.carl_start is not None:
+            self.reason = "fixed" if step >= self.carl_start else None
+        elif self.open_by is not None and step >= self.open_by:
+            self.reason = self.reason or "open_by"
+        if self.reason and self.opened_at is None:
+            self.opened_at = step
+
+    def observe(self, metric: float | None, step: int) -> None:
+        """Take in one generation's mean weighted task reward, before its CARL reward.
+
+        It decides from the next generation on. None and what is not finite are no
+        observations.
+        """
+        self.begin(step)
+        if self.stage == "B" or self.carl_start is not None:
+            return
+        if metric is None or not math.isfinite(metric):
+            return
+        self.history.append(float(metric))
+        earlier, last = self.history[:-LAST], self.history[-LAST:]
+        if len(earlier) >= LAST:
+            self.threshold = percentile(earlier, 0.6)
+            if min(last) > self.threshold:
+                self.reason = "rising"
+        if self.maximum is not None and len(last) >= LAST:
+            close = self.maximum - 0.1 * abs(self.maximum)
+            if min(last) >= close:
+                self.reason = "solved"
+
+    def weight(self, step: int) -> float:
+        """Weight of R_CARL: 0 in stage A, then a linear ramp, then `carl_weight`."""
+        if self.opened_at is None:
+            return 0.0
+        done = (step - self.opened_at + 1) / self.warmup_steps
+        return self.carl_weight * min(1.0, max(0.0, done))
+
+
+def damp_ties(
+    advantages: Tensor, task_rewards: Tensor, num_generations: int, factor: float
+) -> Tensor:
+    """Multiply the advantages [B] of groups whose task rewards [B, F] are all equal.
+
+    Normalisation within a group gives CARL full-size advantages there, whatever its
+    weight. The rows of a group are adjacent; NaN is no reward and takes no part.
+    """
+    groups = task_rewards.reshape(-1, num_generations, task_rewards.shape[-1])
+    highest = groups.nan_to_num(nan=-math.inf).amax(1)  # [groups, F]
+    lowest = groups.nan_to_num(nan=math.inf).amin(1)
+    tied = (highest <= lowest) | torch.isclose(highest, lowest, rtol=1e-6)
+    tied_rows = tied.all(1).repeat_interleave(num_generations)  # [B]
+    return advantages.where(~tied_rows, advantages * factor)
+
+
+# ---- carl_runtime_min/tasks.py sha256:427ae01895d6 -----------------------------------
+def completion_text(completion: str | list[dict[str, Any]]) -> str:
+    """The text of a plain completion, or of the last message of a conversation."""
+    if isinstance(completion, str):
+        return completion
+    content = completion[-1].get("content") if completion else ""
+    return content if isinstance(content, str) else ""
+
+
+def answer_text(completion: str | list[dict[str, Any]]) -> str:
+    """The text of a completion after its thoughts; nothing of thoughts without end."""
+    text = completion_text(completion).rpartition("</think>")[2]
+    return text.partition("<think>")[0].strip()
+
+
+class TaskReward:
+    """A scorer of one completion, as a TRL reward function over a batch.
+
+    `scorer` takes the text, its number of tokens and the row's `column`; None is no
+    score.
+    """
+
+    def __init__(
+        self, name: str, scorer: Callable[..., float | None], column: str = "prompts"
+    ) -> None:
+        self.__name__, self.scorer, self.column = name, scorer, column
+
+    def __call__(self, **batch: Any) -> list[float | None]:
+        if self.column not in batch:
+            message = f"reward {self.__name__}: the data has no column {self.column!r}"
+            remedy = f"set data.columns.{self.column} to the name of your column"
+            raise UsageError(message, remedy=remedy)
+        texts = map(completion_text, batch["completions"])
+        counts = map(len, batch["completion_ids"])
+        return list(map(self.scorer, texts, counts, batch[self.column]))
+
+
+class RowReward(TaskReward):
+    """A TaskReward whose scorer takes all of a row, by name, for its `column`."""
+
+    def __call__(self, **batch: Any) -> list[float | None]:
+        if self.column in batch:
+            columns = {k: v for k, v in batch.items() if isinstance(v, list)}
+            rows = zip(*columns.values(), strict=True)
+            batch[self.column] = [dict(zip(columns, row, strict=True)) for row in rows]
+        return super().__call__(**batch)
+
+
+# ---- carl_runtime_min/click_rewards.py sha256:a9325f767970 ---------------------------
+POINT = re.compile(  # 12, 34 and x=.5, y=.25 and x="1" y="2"; no backtracking
+    r"""(?<![\d.])(-?(?:\d++(?:\.\d*+)?|\.\d++))"""
+    r"""(?:["']?[\s,]++["']?y["']?\s*+[:=]\s*+["']?|\s*+,\s*+)"""
+    r"""(-?(?:\d++(?:\.\d*+)?|\.\d++))"""
+)
+FAR = 1000.0  # the diagonal of an image whose size is unknown
+
+
+def as_number(value: Any) -> float:
+    """A number, or the number that a text is; NaN for anything else."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def misses(row: dict[str, Any], options: dict[str, Any]) -> tuple[float, float] | None:
+    """How far the point lies outside the box, and from its centre, in diagonals.
+
+    Infinitely far without a point; None without a box, or a size to scale points by.
+    """
+    box, scale = row.get("bbox"), options["scale"]
+    ends = [as_number(end) for end in (box if isinstance(box, list) else [])]
+    width, height = (
+        as_number(options[name] or row.get(name)) for name in ("width", "height")
+    )
+    sized = width > 0 and height > 0 and math.isfinite(width * height)
+    if len(ends) != 4 or not all(map(math.isfinite, ends)) or (scale and not sized):
+        return None
+    points = POINT.findall(answer_text(row["completions"]))
+    if not points:
+        return math.inf, math.inf
+    x, y = map(float, points[-1])
+    if scale:
+        x, y = x / scale * width, y / scale * height
+    (left, right), (top, bottom) = sorted(ends[::2]), sorted(ends[1::2])
+    far = math.hypot(width, height) if sized else FAR
+    outside = math.hypot(max(left - x, 0, x - right), max(top - y, 0, y - bottom))
+    off = math.hypot(x - (left + right) / 2, y - (top + bottom) / 2)
+    return outside / far, off / far
+
+
+def click_inside_reward(options: dict[str, Any]) -> RowReward:
+    """1 inside the box or on its edge, else 0.5 less half the distance to it."""
+
+    def scorer(text: str, count: int, row: dict[str, Any]) -> float | None:
+        missed = misses(row, options)
+        if missed is None:
+            return None
+        return 1.0 if missed[0] == 0 else max(0.0, 0.5 * (1 - missed[0]))
+
+    return RowReward("click_inside", scorer, "bbox")
+
+
+def click_distance_reward(options: dict[str, Any]) -> RowReward:
+    """1 at the centre of the box, falling with the distance to it."""
+
+    def scorer(text: str, count: int, row: dict[str, Any]) -> float | None:
+        missed = misses(row, options)
+        return None if missed is None else max(0.0, 1 - missed[1])
+
+    return RowReward("click_distance", scorer, "bbox")
+
+
+def coordinate_format_reward(options: dict[str, Any]) -> RowReward:
+    """1 for one point with fewer than 10 other characters, 0.6 for points, else 0."""
+
+    def scorer(text: str, count: int, row: dict[str, Any]) -> float:
+        text = answer_text(row["completions"])
+        found = [match[0] for match in POINT.finditer(text)]
+        alone = len(found) == 1 and len(text) - len(found[0]) < 10
+        return (1.0 if alone else 0.6) if found else 0.0
+
+    return RowReward("coordinate_format", scorer)
+
+
+# ---- carl_runtime_min/data.py sha256:24d55bba2614 ------------------------------------
+QUESTIONS = ("prompt", "messages")
+ANSWERS = ("completion", "chosen", "rejected")
+IMAGES = ("image", "images")
+
+
+def hub_rows(source: dict[str, Any]) -> Any:
+    """A data set of the hub, at a pinned revision."""
+    from datasets import load_dataset
+
+    options = {name: source[name] for name in ("split", "revision")}
+    return load_dataset(source["id"], source["config"], **options)
+
+
+def is_text(value: Any) -> bool:
+    """Whether `value` is text, or a list of messages that have roles."""
+    turns = value if isinstance(value, list) else []
+    own = [isinstance(turn, dict) and "role" in turn for turn in turns]
+    return isinstance(value, str) or (bool(own) and all(own))
+
+
+def tools_of(row: dict[str, Any]) -> Any:
+    """The tools that a row offers, None if it has none: a list, or that as JSON."""
+    tools = row.get("tools")
+    return (json.loads(tools) if isinstance(tools, str) else tools) or None
+
+
+def shaped_row(row: Any, number: int, source: Any, tokenizer: Any) -> dict[str, Any]:
+    """Our columns of a row, plain text as conversations; rows are counted from 1.
+
+    Text stays text for a tokenizer without a chat template. A prompt that is a whole
+    conversation loses its last answer.
+    """
+    where, chat = f"{source['id']}, row {number}", bool(tokenizer.chat_template)
+    system = [{"role": "system", "content": source["system_prompt"]}]
+
+    def shaped(column: str, text: Any) -> Any:
+        if column in ANSWERS and isinstance(text, int | float):
+            text = str(text)
+        if not is_text(text):
+            remedy = f"{source['columns'][column]!r} needs text or [{{role, content}}]"
+            raise UsageError(f"{where}: a {column} is {text!r}", remedy=remedy)
+        if not chat and isinstance(text, list):
+            remedy = "use a chat model or its tokenizer (model.tokenizer), or text"
+            raise UsageError(f"{where} needs a chat template", remedy=remedy)
+        if not chat:
+            return text
+        if isinstance(text, str):
+            role = "assistant" if column in ANSWERS else "user"
+            text = [{"role": role, "content": text}]
+        if column == "prompt" and text[-1]["role"] == "assistant":
+            text = text[:-1]
+        if not text:
+            raise UsageError(f"{where}: a prompt is an answer", remedy="mend the row")
+        own = column in ANSWERS or text[0]["role"] == "system"
+        return text if own or not source["system_prompt"] else system + text
+
+    values = {column: row[theirs] for column, theirs in source["columns"].items()}
+    try:
+        tools_of(values)
+    except ValueError as error:
+        remedy = "give a list of tools, or such a list as JSON"
+        raise UsageError(f"{where}: tools: {error}", remedy=remedy) from error
+    texts = QUESTIONS + ANSWERS
+    return {c: shaped(c, v) if c in texts else v for c, v in values.items()}
+
+
+def prepared(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
+    """The rows of the spec with our columns; UsageError names the column or the row."""
+    columns, name = source["columns"], source["id"]
+    absent = [theirs for theirs in columns.values() if theirs not in rows.column_names]
+    kept = range(len(rows))[slice(*source["part"])][: source["limit"]]
+    if absent or not kept:
+        reason = f"no column {absent[0]!r}" if absent else "too few rows"
+        remedy = f"map columns under data.columns; there are {rows.column_names}"
+        remedy = remedy if absent else "add rows, or lower eval.items"
+        raise UsageError(f"{name}: {reason}", remedy=remedy)
+
+    def ours(row: dict[str, Any], place: int) -> dict[str, Any]:
+        return shaped_row(row, kept[place] + 1, source, tokenizer)
+
+    unread = sorted({*ANSWERS} & {*rows.column_names} - {*columns})  # TRL reads them
+    return rows.select(kept).map(ours, with_indices=True, remove_columns=unread)
+
+
+def within(rows: Any, lengths: list[int], source: dict[str, Any]) -> Any:
+    """The rows whose `lengths` suit the spec's policy. Says how many are too long.
+
+    UsageError: one is refused, or none is left.
+    """
+    longest, policy = source["longest"], source["too_long"]
+    fits = [i for i, length in enumerate(lengths) if length <= longest]
+    over, remedy = len(rows) - len(fits), "raise max_length, or set too_long to drop"
+    what = f"{source['id']}: {over} of {len(rows)} rows have over {longest} tokens"
+    if over and (policy == "refuse" or (policy == "drop" and not fits)):
+        first = next(i for i, length in enumerate(lengths) if length > longest)
+        raise UsageError(f"{what}, the first is row {first + 1}", remedy=remedy)
+    if over and os.environ.get("RANK", "0") == "0":
+        cut = "cut by the trainer, or left out if the answer has no room"
+        print(f"{what}: {'left out' if policy == 'drop' else cut}")
+    return rows.select(fits) if policy == "drop" else rows
+
+
+# ---- carl_runtime_min/lora.py sha256:7c5fe204062c ------------------------------------
+# Mamba kernels read these weights without calling the modules that hold them.
+FUSED_PROJECTIONS = ("x_proj", "dt_proj", "out_proj")
+# In a model with stacked experts PEFT takes these names for the experts' old ones,
+# and adapts every expert instead of the layer that was named.
+EXPERT_PROJECTIONS = ("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3", "gate")
+
+
+def lora_targets(model: Any) -> list[str]:
+    """The full names of the linear layers in the text decoder, sorted.
+
+    Left out are the output head, vision and audio towers with their projectors,
+    routers and gates of experts, and what an adapter would not reach.
+    """
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    decoder = model.base_model if decoder is head else decoder  # its name may mislead
+    layers = set(layer_modules(decoder)) - {head}
+    experts = any(map(stacked_experts, decoder.modules()))
+    names = []
+    for name, module in model.named_modules():
+        width = getattr(module, "out_features", getattr(module, "nf", None))
+        if module not in layers or width is None:
+            continue
+        parent_name, _, own_name = name.rpartition(".")
+        parent = model.get_submodule(parent_name)
+        routed = set().union(*map(stacked_experts, parent.children()))
+        mamba = hasattr(parent, "A_log") and hasattr(parent, "D")
+        unreached = mamba and own_name in FUSED_PROJECTIONS
+        redirected = experts and own_name in EXPERT_PROJECTIONS
+        if not (width == 1 or width in routed or unreached or redirected):
+            names.append(name)
+    if not names:
+        remedy = "name lora.targets yourself, or train all weights (lora: false)"
+        raise UsageError("LoRA finds no linear layer to adapt", remedy=remedy)
+    return sorted(names)
+
+
+def layer_modules(module: Any, inside: bool = False) -> Iterator[nn.Module]:
+    """What lies in a decoder's lists of layers; towers have another config."""
+    kind = getattr(getattr(module, "config", None), "model_type", None)
+    inside = inside or isinstance(module, nn.ModuleList)
+    for child in module.children():
+        tower = hasattr(child, "get_input_embeddings")
+        if not tower or child.config.model_type == kind:
+            yield from (child,) if inside else ()
+            yield from layer_modules(child, inside)
+
+
+def stacked_experts(module: nn.Module) -> set[int]:
+    """How many experts a module stacks in its tensors of three dimensions."""
+    tensors = () if isinstance(module, nn.Conv1d) else module.parameters(recurse=False)
+    sizes = [getattr(x, "ds_shape", x.shape) for x in tensors]  # ds_: cut by ZeRO-3
+    return {size[0] for size in sizes if len(size) == 3}
+
+
+# ---- carl_runtime_min/models.py sha256:a6239c595ca5 ----------------------------------
+def with_template(tokenizer: Any, settings: dict[str, Any]) -> Any:
+    """The tokenizer (or processor) with another chat template, or a switch set in it.
+
+    Whoever renders the template may still set the variable that is the switch.
+    """
+    text = settings["text"] or tokenizer.chat_template
+    text = text["default"] if isinstance(text, dict) else text
+    if settings["switch"]:
+        name, value = settings["switch"], str(settings["thinking"]).lower()
+        default = f"{{% set {name} = {value} %}}"
+        text = f"{{% if {name} is not defined %}}{default}{{% endif %}}{text}"
+    tokenizer.chat_template = text
+    return tokenizer
+
+
+def load_model(source: dict[str, Any]) -> Any:
+    """The model at its pinned revision; `auto` is bfloat16 for adapters on CUDA."""
+    import transformers
+
+    options, half = source["options"], source["adapter"] and torch.cuda.is_available()
+    if options["dtype"] == "auto":
+        options = {**options, "dtype": "bfloat16" if half else "float32"}
+    kind = getattr(transformers, source["class"])  # another would lose weights
+    options = {**options, "output_loading_info": True}
+    model, found = kind.from_pretrained(source["id"], **options)
+    if found["missing_keys"]:
+        reason = f"{source['id']} has no weights for {min(found['missing_keys'])}"
+        raise UsageError(reason, remedy="choose a whole checkpoint of a language model")
+    if not hasattr(model, "prepare_inputs_for_generation"):
+        reason = f"{source['class']} does not generate token by token"
+        raise UsageError(reason, remedy="choose a causal language model")
+    return model
+
+
+def add_adapter(model: Any, targets: list[str], settings: dict[str, Any]) -> Any:
+    """`model` with fresh low-rank adapters on the layers `targets`."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(task_type="CAUSAL_LM", target_modules=targets, **settings)
+    return get_peft_model(model, config)
+
+
+# ---- carl_runtime_min/vision.py sha256:75aab4a8ba9e ----------------------------------
+IMAGE_HOOKS = {"_tokenize_prompts": "prompts"}
+
+
+def load_processor(source: dict[str, Any]) -> Any:
+    """What turns text and images into inputs of the spec's model."""
+    from transformers import AutoProcessor
+
+    name, options = source["tokenizer"], source["tokenizer_options"]
+    try:
+        processor = AutoProcessor.from_pretrained(name, **options)
+    except ImportError as error:
+        reason = str(error).strip().partition("\n")[0]
+        remedy = "install what this script lists at its top, as `uv run` does"
+        raise CarlError(reason, remedy=remedy, exit_code=4) from error
+    if not hasattr(processor, "image_processor"):
+        remedy = "name a model for images and text, or train on text alone"
+        raise UsageError(f"{name} has no image processor", remedy=remedy)
+    tokenizer = processor.tokenizer
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    tokenizer.padding_side = "left"  # as TRL pads the prompts that the images go with
+    own = getattr(processor, "text_kwargs", {})
+    processor.text_kwargs = {**own, "padding": False}  # TRL would sample after padding
+    if "template" in source:
+        with_template(processor, source["template"])
+    tokenizer.chat_template = processor.chat_template
+    return processor
+
+
+def stored_images(rows: Any, source: dict[str, Any]) -> Any:
+    """The rows with their images as they are stored: {bytes, path}, not decoded."""
+    from datasets import Image, List
+
+    ours = next(name for name in IMAGES if name in source["columns"])
+    theirs, kind = source["columns"][ours], Image(decode=False)
+    if theirs not in rows.column_names:
+        return rows  # which is told with all the others
+    try:
+        return rows.cast_column(theirs, kind if ours == "image" else List(kind))
+    except Exception as error:  # the libraries below raise too many kinds to name
+        remedy = "image needs paths of files or bytes, images needs lists of them"
+        found = f"column {theirs!r} holds {rows.features[theirs]}"
+        raise UsageError(f"{source['id']}: {found}", remedy=remedy) from error
+
+
+def with_images(rows: Any, source: dict[str, Any], processor: Any) -> Any:
+    """The rows with `images` and `tokens`, how many the model sees of a row.
+
+    Each image is opened once before any is learned from. To sample for, each row needs
+    one: the size of its first is `width` and `height`, unless it has such columns.
+    """
+    from datasets import Image, List
+
+    column, folder = source["columns"], Path(source["id"]).parent
+    ours, decoder = next(c for c in IMAGES if c in column), Image(mode="RGB")
+    last = f" of the last {-source['part'][0]}" if source["part"][0] else ""
+    names = {*rows.column_names}
+    sampled = "prompt" in names and not {*ANSWERS} & names
+    if "tools" in names and not sampled:
+        reason = f"{source['id']}: TRL shows no tools to models that learn from images"
+        raise UsageError(reason, remedy="leave the column 'tools' out")
+
+    def seen(row: dict[str, Any], place: int) -> dict[str, Any]:
+        where = f"{source['id']}: row {place + 1}{last}, column {column[ours]!r}"
+        stored = row[ours] if ours == "images" else [row[ours]]
+        stored = [] if stored in (None, [None]) else stored
+        if None in stored or (sampled and not stored):
+            remedy = "leave such rows out: TRL samples with images in all or in none"
+            raise UsageError(f"{where}: no image", remedy=remedy)
+        try:
+            stored = [located(image, folder) for image in stored]
+            images = [decoder.decode_example(image) for image in stored]
+        except Exception as error:  # broken files raise anything
+            reason = f"{where}: {str(error) or type(error).__name__}"
+            remedy = "mend or leave out the image; paths start at the data file"
+            raise UsageError(reason, remedy=remedy) from error
+        try:
+            asked = next(name for name in QUESTIONS if name in row)
+            talks = {n: parted(row[n]) for n in (asked, *ANSWERS) if n in row}
+            talks[asked] = placed(talks[asked], len(images))
+            tokens = seen_length(talks, images, processor)
+        except ValueError as error:
+            remedy = "write text, or a list of {type: text, text} and {type: image}"
+            raise UsageError(f"{where}: {error}", remedy=remedy) from error
+        size = images[0].size if sampled else ()
+        values = dict(zip(("width", "height"), size, strict=False))
+        values |= {name: row[name] for name in row if name not in IMAGES}
+        return {**values, **talks, "images": stored, "tokens": tokens}
+
+    rows = rows.map(seen, with_indices=True, remove_columns=[ours])
+    return rows.cast_column("images", List(decoder))
+
+
+def located(image: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A stored image; the path of one without bytes, seen from here."""
+    if image["bytes"] is not None or image["path"] is None:
+        return {**image, "path": None}
+    return {"bytes": None, "path": str((folder / image["path"]).absolute())}
+
+
+def parted(talk: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages whose contents are lists of parts, {type, text}.
+
+    ValueError: a part is neither text nor the place of an image.
+    """
+
+    def parts(content: Any) -> list[dict[str, Any]]:
+        if isinstance(content, str):
+            return [{"type": "text", "text": content}]
+        others = [one for one in content or () if one["type"] not in ("text", "image")]
+        if others:
+            raise ValueError(f"a message holds {others[0]}")
+        return [{"type": one["type"], "text": one.get("text")} for one in content or ()]
+
+    return [{**message, "content": parts(message["content"])} for message in talk]
+
+
+def image_count(talk: list[dict[str, Any]]) -> int:
+    """How many images have a place in messages with parts."""
+    return sum(one["type"] == "image" for turn in talk for one in turn["content"])
+
+
+def placed(talk: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """Messages with a place for every image: before the first question, if not said.
+
+    ValueError: there are places, but not as many as images; or there is no question.
+    """
+    places = image_count(talk)
+    if places == count:
+        return talk
+    first = next((n for n, turn in enumerate(talk) if turn["role"] == "user"), None)
+    if places or first is None:
+        raise ValueError(f"its messages have {places} places for {count} images")
+    content = [{"type": "image", "text": None}] * count + talk[first]["content"]
+    return [*talk[:first], {**talk[first], "content": content}, *talk[first + 1 :]]
+
+
+def seen_length(talks: dict[str, Any], images: list[Any], processor: Any) -> int:
+    """Tokens of a row and its images, with the longest of its answers if it has any.
+
+    ValueError: an answer has an image, or the processor does not take one.
+    """
+    from trl import prepare_multimodal_messages
+
+    answers = [talks[name] for name in ANSWERS if name in talks]
+    if any(map(image_count, answers)):
+        raise ValueError("an answer holds an image")
+    asked = talks["prompt"] if "prompt" in talks else talks["messages"]
+    asked = prepare_multimodal_messages(asked, images=images)
+    found = processor.apply_chat_template(
+        [asked + answer for answer in answers or [[]]],
+        add_generation_prompt=not answers and "prompt" in talks,
+        tokenize=True,
+        return_dict=True,
+    )
+    return max(map(len, found["input_ids"]))
+
+
+def show_images(row: dict[str, Any]) -> None:
+    """Print the sizes of a row's images, and its length with them."""
+    sizes = ", ".join(f"{image.width} x {image.height}" for image in row["images"])
+    print(f"its images: {sizes}; {row['tokens']} tokens with those that stand for them")
+
+
+class SeesImages:
+    """Mixin before `SampledPolicy`, whose own scoring pass then sees the images.
+
+    They are read anew for each part of the batch, as TRL reads them to sample.
+    """
+
+    def _generate(self, prompts: list[Any]) -> Any:
+        self.prompts = prompts
+        return super()._generate(prompts)
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        ids: Tensor,
+        mask: Tensor,
+        keep: int,
+        batch_size: int | None = None,
+        **given: Any,
+    ) -> Any:
+        score = super()._get_per_token_logps_and_entropies
+        if "num_images" in given:  # a pass of TRL's, which brings the images
+            for name in ("token_type_ids", "mm_token_type_ids"):
+                if given.get(name) is not None:  # TRL lets the tokenizer add BOS twice
+                    given[name] = given[name][:, -ids.shape[1] :]
+            return score(model, ids, mask, keep, batch_size, **given)
+        size, found = batch_size or len(ids), []
+        for start in range(0, len(ids), size):
+            rows = slice(start, min(start + size, len(ids)))
+            seen = self.image_inputs(self.prompts[rows], len(ids[0]) - keep, keep)
+            found.append(score(model, ids[rows], mask[rows], keep, **given, **seen))
+        log_probs, entropy, _ = zip(*found, strict=True)
+        return torch.cat(log_probs), torch.cat(entropy), None
+
+    def image_inputs(self, prompts: list[Any], width: int, keep: int) -> dict[str, Any]:
+        """What the model takes beside the tokens of `prompts`, [B, width + keep].
+
+        The counts are all on the first row: the part is not divided any further.
+        """
+        _, _, fields = self._tokenize_prompts(prompts)
+        inputs: dict[str, Any] = {}
+        for name, values in fields.items():
+            if isinstance(values, list) and isinstance(values[0], list):  # by token
+                rows = [[0] * (width - len(row)) + row + [0] * keep for row in values]
+                values = rows
+            inputs[name] = torch.as_tensor(np.array(values)).to(self.accelerator.device)
+        rest = [0] * (len(prompts) - 1)
+        inputs["num_images"] = [sum(map(image_count, prompts)), *rest]
+        inputs["num_tiles"] = [len(inputs["pixel_values"]), *rest]
+        return inputs
+
+
+# ---- carl_runtime_min/limits.py sha256:8212b9989ebb ----------------------------------
+BALANCE = "router_aux_loss_coef"
+
+
+def spared(
+    model: Any, run: Run, arguments: dict[str, Any], text: bool = True
+) -> dict[str, Any]:
+    """The trainer's arguments without what the model's class does not have.
+
+    With `text` the model is tried on some. UsageError if it does not learn from that.
+    """
+    bare = getattr(model, "get_base_model", lambda: model)()
+    changed: dict[str, Any] = {}
+    config, name = bare.config.get_text_config(), type(bare).__name__
+    if arguments["gradient_checkpointing"] and not bare.supports_gradient_checkpointing:
+        changed["gradient_checkpointing"] = False
+        run.say(f"{name} has no activation checkpointing: it needs more memory")
+    balance = arguments.get(BALANCE, getattr(config, BALANCE, 0))
+    experts = any(map(stacked_experts, bare.modules()))
+    known = experts and hasattr(config, "num_experts")  # TRL needs both
+    if balance and not known and run.phase != "orpo":
+        changed[BALANCE] = 0.0
+        run.say(f"{name}: TRL cannot compute the loss that balances experts; left out")
+    words = bare.get_input_embeddings()
+    if bare.base_model is bare:  # TRL would take the whole for the decoder
+        parts = dict(bare.named_children()).items()
+        own = [n for n, x in parts if getattr(x, "embed_tokens", None) is words]
+        bare.base_model_prefix = own[0] if own else bare.base_model_prefix
+    arguments = {**arguments, **changed}
+    if text:
+        check_text(model, bare, arguments)
+    return arguments
+
+
+def check_text(model: Any, bare: Any, arguments: dict[str, Any]) -> None:
+    """Try two tokens as TRL takes them: decoder, output head and, if need be, sampling.
+
+    UsageError with what the class says if it fails: it needs an image, a language, ...
+    """
+    if torch.cuda.is_available() and bare.device.type == "cpu":
+        model.to(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")  # as the trainer will
+    ids = torch.ones(1, 2, dtype=torch.long, device=bare.device)
+    row, training = {"input_ids": ids, "attention_mask": ids}, model.training
+    if arguments["gradient_checkpointing"]:
+        bare.enable_input_require_grads()  # as adapters need it
+    model.train()
+    try:
+        with torch.random.fork_rng():
+            states = bare.base_model(**row, use_cache=False)
+            bare.get_output_embeddings()(states.last_hidden_state)
+            bare.prepare_inputs_for_generation(ids)
+            if "num_generations" in arguments:
+                bare.generate(**row, max_new_tokens=2)
+    except Exception as error:  # any class may fail in any way
+        said, name = " ".join(str(error).split()), type(bare).__name__
+        reason = f"{name} cannot be trained on text alone: {said}"
+        hooked = "requires grad" in said  # the hook above changed what it writes to
+        remedy = (
+            "set gradient_checkpointing: false" if hooked else "choose another model"
+        )
+        raise UsageError(reason, remedy=remedy) from error
+    model.train(training)
+    if arguments["gradient_checkpointing"]:
+        bare.disable_input_require_grads()
+
+
+# ---- carl_runtime_min/supervisor.py sha256:1d681ba3afa2 ------------------------------
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+def supervise(command: list[str], path: Path, lock: int, processes: int) -> int:
+    """Run one phase in a session of its own; return the exit code that it wrote.
+
+    The first signal asks it, by the file `stop`, to checkpoint and end; the second ends
+    it. Several processes run under torchrun. The child holds the descriptor `lock`.
+    """
+    launcher, report = [sys.executable], path / "exit.json"
+    if processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone"]
+        launcher += ["--nproc_per_node", str(processes), "--signals_to_handle=SIGUSR2"]
+    report.unlink(missing_ok=True)
+    received = []
+
+    def ask(number: int, frame: Any) -> None:
+        received.append(number)
+        (path / "stop").touch()
+        if len(received) > 1:  # a signal that ends all, and that torchrun passes on
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGUSR2)
+
+    # The child inherits the mask: what a scheduler sends to every process is for us.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    child = subprocess.Popen(
+        launcher + command,
+        env={**os.environ, "CARL_SUPERVISOR": str(os.getpid())},
+        start_new_session=True,
+        pass_fds=(lock,),
+    )
+    for number in STOP_SIGNALS:
+        signal.signal(number, ask)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    status = child.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)  # whatever the phase left behind
+    code = read_json(report).get("code", 4 if status == 4 else None)  # 4: a full disk
+    if code is None:
+        killed = " (killed: out of memory?)" * (status == -signal.SIGKILL)
+        raise CarlError(
+            f"the phase ended with status {status}{killed}",
+            remedy="run the same command again: it goes on from the last checkpoint",
+            exit_code=130 if received else 70,
+        )
+    return int(code)
+
+
+def accept_signals(path: Path) -> None:
+    """In a phase: what it starts is ended by a signal, and it goes on.
+
+    Without a supervisor, as below a launcher, it is asked to stop by one.
+    """
+    alone = "CARL_SUPERVISOR" not in os.environ
+
+    def ask(number: int, frame: Any) -> None:
+        with contextlib.suppress(OSError):
+            if alone:
+                (path / "stop").touch()
+
+    for number in STOP_SIGNALS:
+        signal.signal(number, ask)
+    obey = functools.partial(signal.signal, signal.SIGTERM, signal.SIG_DFL)
+    os.register_at_fork(after_in_child=obey)  # as multiprocessing ends its pools
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+
+def asked_to_stop(path: Path) -> bool:
+    """Whether the supervisor of the run in `path` was told to stop, or is gone."""
+    try:
+        os.kill(int(os.environ.get("CARL_SUPERVISOR", os.getpid())), 0)
+    except OSError:
+        return True
+    return (path / "stop").exists()
+
+
+# ---- carl_runtime_min/fit.py sha256:cba28ec8badd -------------------------------------
+SHOWN = (
+    "loss mean_token_accuracy rewards/accuracies reward phi phi/chosen phi/rejected "
+    "carl/weight eval_loss eval_reward"
+)
+
+
+def head_width(model: Any) -> int:
+    """V: the rows of the output head, padding included."""
+    head = model.get_output_embeddings()
+    if head is None:
+        remedy = "choose a causal language model"
+        raise UsageError("the model has no output head of its own", remedy=remedy)
+    weight = head.weight
+    return int(getattr(weight, "ds_shape", weight.shape)[0])  # ds_: cut by ZeRO-3
+
+
+def training_arguments(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
+    """The spec's trainer arguments, and those that depend on this machine."""
+    cuda, bf16 = torch.cuda.is_available(), settings["bf16"]
+    return {
+        "project": run.path.name,  # as trackers name it
+        "run_name": f"{run.path.name}-{run.phase}",
+        **settings["trainer"],
+        "output_dir": str(run.checkpoints),
+        "use_cpu": not cuda,
+        "dataloader_pin_memory": cuda,
+        "bf16": cuda and torch.cuda.is_bf16_supported() if bf16 is None else bf16,
+    }
+
+
+class Observer:
+    """A trainer callback that ignores every event it does not define."""
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("on_"):
+            raise AttributeError(name)
+        return lambda *args, **kwargs: None
+
+
+class Recorder(Observer):
+    """Writes metrics, keeps `parts` in the checkpoints, stops when asked to.
+
+    It comes after what may end the phase, and before trackers: they report Φ too. The
+    state of a part is its `vars`.
+    """
+
+    def __init__(self, run: Run, width: int, parts: dict[str, Any]) -> None:
+        self.run, self.width, self.parts = run, width, parts
+        self.finished = self.asked = False
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        logs, step = kwargs["logs"], state.global_step
+        if "train_runtime" in logs:  # the trainer's farewell, not a step
+            return
+        for name in ("entropy", "eval_entropy"):  # Φ is linear in H: means carry over
+            if logs.get(name) is not None:
+                phi = order_parameter(torch.tensor(logs[name]), self.width)
+                logs[name.replace("entropy", "phi")] = phi.item()
+        self.run.append("metrics", {"step": step, **logs})
+        keys = [key for key in SHOWN.split() if logs.get(key) is not None]
+        facts = [f"{key} {logs[key]:.3f}" for key in keys]
+        self.run.say(f"{self.run.phase} {step}/{state.max_steps} ", *facts)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.finished = control.should_training_stop  # by the last step or the gate
+        self.keep(state)
+        asked = torch.tensor(float(asked_to_stop(self.run.path)), device=args.device)
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(asked)  # all ranks stop after the same step
+        self.asked = bool(asked.item())
+        control.should_save |= self.asked
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.finished = control.should_training_stop  # the patience is used up
+        self.keep(state)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop |= self.asked
+
+    def keep(self, state: Any) -> None:
+        """Put into the next checkpoint what a resume needs."""
+        kept = {name: vars(part) for name, part in self.parts.items()}
+        state.stateful_callbacks["carl"] = {"finished": self.finished, "parts": kept}
+
+
+def fit(
+    trainer: Any,
+    run: Run,
+    settings: dict[str, Any],
+    parts: dict[str, Any],
+    watches: Iterable[Any] = (),
+    trackers: Iterable[Any] = (),
+) -> bool:
+    """Train until the last step, the gate or a request to stop; was it finished?
+
+    A finished phase leaves its model, one that was stopped a checkpoint.
+    """
+    from transformers import PrinterCallback
+
+    recorder = Recorder(run, head_width(trainer.model), parts)
+    trainer.remove_callback(PrinterCallback)
+    for callback in (*watches, recorder, *trackers):
+        trainer.add_callback(callback)
+    with trainer.accelerator.main_process_first():  # it removes what others look at
+        start, state = run.start()
+    saved = state.get("stateful_callbacks", {}).get("carl", {})
+    if start:
+        run.say(f"{run.phase}: continuing after step {state['global_step']}")
+        for name, part in parts.items():
+            vars(part).update(saved["parts"][name])
+    if saved.get("finished"):  # a crash kept the result from being saved
+        best = Path(str(state["best_model_checkpoint"] or start)).name
+        trainer._load_from_checkpoint(str(run.checkpoints / best))
+    else:
+        trainer.train(resume_from_checkpoint=str(start) if start else None)
+        if not trainer.state.global_step:
+            remedy = "add rows, or make the batches smaller"
+            raise UsageError("the rows do not fill one batch", remedy=remedy)
+        if not recorder.finished:
+            return False
+        state = vars(trainer.state)
+    draft, result = run.checkpoints / "checkpoint-result", run.path / settings["result"]
+    trainer.save_model(str(draft))
+    if run.first:
+        shutil.rmtree(draft / "ref", ignore_errors=True)  # TRL's copy of the adapters
+        shutil.rmtree(result, ignore_errors=True)
+        draft.replace(result)
+        run.summarise(weights_sha256=weights_sha256(result))
+        if state["best_metric"] is not None:
+            facts = {name: state[name] for name in ("best_metric", "best_global_step")}
+            run.summarise(**facts)
+    return True
+
+
+# ---- carl_runtime_min/hooks.py sha256:31138c67e94d -----------------------------------
+def check_hooks(trainer_class: type, hooks: dict[str, str]) -> None:
+    """Stop if a private method does not take, after self, the arguments in `hooks`."""
+    for name, expected in hooks.items():
+        method = getattr(trainer_class, name, lambda: None)
+        found = ", ".join(inspect.signature(method).parameters)
+        if not f"{found}, ".removeprefix("self, ").startswith(f"{expected}, "):
+            remedy = "install the TRL version pinned at the top of this script"
+            raise CarlError(f"TRL's {name} takes ({found})", remedy=remedy, exit_code=4)
+
+
+# ---- carl_runtime_min/grpo.py sha256:640612b7e5b6 ------------------------------------
+SAMPLES = 4  # completions recorded at a time
+HOOKS = {
+    "_generate": "prompts",
+    "_generate_and_score_completions": "inputs",
+    "_calculate_rewards": "inputs, prompts, completions, completion_ids_list",
+    "_get_per_token_logps_and_entropies": "model, input_ids, attention_mask, "
+    "logits_to_keep, batch_size, compute_entropy",
+}
+
+
+class CoherenceReward:
+    """R_CARL as a TRL reward function: None for each row while no field is given.
+
+    `width` is V, the rows of the output head; `weights` are those of the components.
+    """
+
+    __name__ = "carl"
+
+    def __init__(self, width: int, weights: list[float]) -> None:
+        self.width, self.weights = width, weights
+
+    def __call__(self, completion_ids: list[Any], **given: Any) -> list[float | None]:
+        if "token_logps" not in given:
+            return [None] * len(completion_ids)
+        pad = partial(pad_sequence, batch_first=True)
+        mask = pad([torch.ones_like(row).bool() for row in given["token_logps"]])
+        log_probs, joints = pad(given["token_logps"]), pad(given["token_junctions"])
+        phi = order_parameter(pad(given["token_entropies"]), self.width)  # [B, T]
+        parts = coherence_components(phi, log_probs, mask, joints)  # each [B]
+        for name, values in zip(parts._fields, parts, strict=True):
+            given["log_metric"](f"carl/{name}", values.nanmean().item())
+        rewards = carl_reward(phi, log_probs, mask, self.weights, joints)  # [B]
+        return [None if math.isnan(reward) else reward for reward in rewards.tolist()]
+
+
+class SampledPolicy:
+    """Mixin: keeps what was sampled, bars infinite rewards, records samples."""
+
+    def record_in(self, run: Run, every: int) -> None:
+        """Write samples to `run` at each `every`-th step."""
+        self.run, self.samples_every = run, every
+
+    def log_now(self, name: str, value: float | None) -> None:
+        mode = "train" if self.model.training else "eval"
+        self._metrics[mode][name].append(math.nan if value is None else value)
+
+    def _generate(self, prompts: list[Any]) -> Any:
+        generated = super()._generate(prompts)
+        self.prompt_ids, self.completion_ids = generated[:2]
+        self.tool_mask = generated[2] if len(generated) > 3 else None  # RLOO has none
+        return generated
+
+    @torch.no_grad()
+    def score(self, count: int | None = None) -> list[dict[str, Tensor]]:
+        """The field of the first `count` completions (None: of all), by one forward.
+
+        Dropout is off. Tokens of tools are context: they are scored and left out.
+        """
+        prompts = [torch.tensor(row) for row in self.prompt_ids[:count]]
+        sampled = [torch.tensor(row).long() for row in self.completion_ids[:count]]
+        pad = partial(pad_sequence, batch_first=True, padding_value=-1)
+        ids = torch.cat([pad(prompts, padding_side="left"), pad(sampled)], 1)
+        ids = ids.to(self.accelerator.device)  # [B, P + T]
+        training = self.model.training
+        self.model.eval()
+        log_probs, entropy, _ = self._get_per_token_logps_and_entropies(
+            self.model,
+            ids.clamp(min=0),
+            (ids >= 0).long(),
+            max(1, *map(len, sampled)),
+            batch_size=self.args.per_device_train_batch_size,
+            compute_entropy=True,
+        )
+        self.model.train(training)
+        return self.fields(log_probs, entropy)
+
+    def fields(self, log_probs: Tensor, entropy: Tensor) -> list[dict[str, Tensor]]:
+        """Cut padded scores, [B, T] each, to the policy's tokens of each completion."""
+        own = self.tool_mask or [[1] * len(row) for row in self.completion_ids]
+        cut = []
+        for i, row in enumerate(torch.stack([log_probs, entropy], 1).float().cpu()):
+            places = torch.tensor(own[i]).nonzero().squeeze(-1)
+            field = {"token_logps": row[0, places], "token_entropies": row[1, places]}
+            field["token_junctions"] = places.diff(prepend=places[:1] - 1) != 1
+            cut.append(field)
+        return cut
+
+    def _calculate_rewards(self, inputs: Any, *batch: Any) -> Tensor:
+        rewards: Tensor = super()._calculate_rewards(inputs, *batch)  # [global B, F]
+        broken = rewards.isinf()
+        self.log_now("rewards/infinite", broken.any(1).sum().item())
+        rewards[broken] = math.nan
+        self.completions, self.rewards = batch[1], rewards
+        return rewards
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
+        step = self.state.global_step
+        batch = super()._generate_and_score_completions(inputs)
+        first = self.accelerator.process_index * len(inputs)
+        due = self.model.training and step % self.samples_every == 0
+        for i, field in enumerate(self.score(SAMPLES) if due else ()):
+            phi = order_parameter(field["token_entropies"], head_width(self.model))
+            rewards = self.rewards[first + i].tolist()
+            sample = {
+                "step": step + 1,
+                "prompt": inputs[i]["prompt"],
+                "completion": self.completions[i],
+                "token_ids": self.completion_ids[i],
+                "rewards": dict(zip(self.reward_func_names, rewards, strict=True)),
+                "phi": phi.tolist(),
+                "p": field["token_logps"].exp().tolist(),
+            }
+            self.run.append("samples", sample)
+        return batch
+
+
+class CoherentPolicy(SampledPolicy):
+    """Mixin: adds R_CARL to the task rewards once the cascade has opened.
+
+    `reward_funcs` ends with the `CoherenceReward`; those before it are the task's.
+    """
+
+    cascade: Cascade
+    tie_weight: float
+    multi_objective_aggregation = "sum_then_normalize"  # as RLOO, which has no choice
+    scale_rewards = "none"
+
+    def _calculate_rewards(self, inputs: Any, *batch: Any) -> Tensor:
+        if not self.model.training:  # an evaluation is by the task alone
+            return super()._calculate_rewards(inputs, *batch)
+        cascade, step = self.cascade, self.state.global_step
+        cascade.begin(step)
+        if cascade.stage == "B":
+            self.reward_weights[-1] = cascade.weight(step)
+            rows = zip(inputs, self.batch_field(), strict=True)
+            inputs = [{**row, **field} for row, field in rows]
+        rewards = super()._calculate_rewards(inputs, *batch)
+        tasks = rewards[:, :-1] * self.reward_weights[:-1].to(rewards.device)
+        unscored = tasks.isnan().all(1)  # [global B]
+        total = tasks.nansum(1).masked_fill(unscored, math.nan)
+        metric = total.nanmean().item()
+        if cascade.stage == "B":
+            unscored |= rewards[:, -1].isnan()
+            rewards[unscored] = math.nan
+        cascade.observe(metric, step)
+        apart = self.multi_objective_aggregation == "normalize_then_sum"
+        compared = tasks if apart else total[:, None]  # [global B, F - 1 or 1]
+        self.compared = compared.masked_fill(unscored[:, None], math.nan)
+        self.log_now("rewards/unscored", unscored.sum().item())
+        self.log_now("cascade/metric", metric)
+        self.log_now("cascade/threshold", cascade.threshold)
+        self.log_now("cascade/opened_at", cascade.opened_at)
+        self.log_now("carl/stage", float(cascade.stage == "B"))
+        self.log_now("carl/weight", cascade.weight(step))
+        return rewards
+
+    def batch_field(self) -> list[dict[str, Tensor]]:
+        """The field of every completion of this batch, on this rank."""
+        fields = self.score()
+        ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
+        if self.mask_truncated_completions:  # those have no say, thus no field
+            for tokens, field in zip(self.completion_ids, fields, strict=True):
+                if tokens[-1] not in ends:
+                    field["token_entropies"].fill_(math.nan)
+        return fields
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
+        batch = super()._generate_and_score_completions(inputs)
+        if not self.model.training:
+            return batch
+        cascade, compared = self.cascade, self.compared
+        apart = self.multi_objective_aggregation == "normalize_then_sum"
+        if cascade.stage == "B" and (apart or self.scale_rewards == "group"):
+            ramp = cascade.weight(self.state.global_step) / cascade.carl_weight
+            every = torch.ones(len(compared), device=compared.device)
+            factor = ramp * self.tie_weight
+            scale = damp_ties(every, compared, self.num_generations, factor)
+            first = self.accelerator.process_index * len(inputs)
+            batch["advantages"] *= scale[first : first + len(inputs)]
+        return batch
+
+
+# ---- carl_runtime_min/selftest.py sha256:eb1b5d405627 --------------------------------
+TOLERANCE = 1e-5
+
+
+def compare(found: dict[str, Tensor], vectors: dict[str, Tensor]) -> int:
+    """Print how far `found` is from the vectors; return 0, or 1 if that is too far."""
+    good = True
+    for name, values in found.items():
+        error = (values - vectors[name]).abs().max().item()
+        print(f"self-test: {name} is off by at most {error:.1e}")
+        good &= error <= TOLERANCE
+    print(f"self-test: {'OK' if good else 'FAILED'}, the bound is {TOLERANCE:.0e}")
+    return 0 if good else 1
+
+
+# ---- carl_runtime_min/dryrun.py sha256:30a652990540 ----------------------------------
+def show_row(tokenizer: Any, row: dict[str, Any], answers_only: bool = False) -> None:
+    """Print a row as the model sees it, the tokens that it learns in ⟦ ⟧.
+
+    Warns when no end-of-sequence token is among them: such a model never stops.
+    """
+    prompt, learned = row.get("prompt"), row.get("completion") or row.get("messages")
+    tools = tools_of(row) if learned else None  # GRPO shows none of the rows
+    render = partial(tokenizer.apply_chat_template, return_dict=True, tools=tools)
+    if answers_only:  # TRL has templates that mark the answers, for those that do not
+        from trl import chat_template_utils as trl
+
+        if not trl.has_generation_markers(tokenizer.chat_template):
+            marked = trl.get_training_chat_template(tokenizer)
+            render = partial(render, chat_template=marked)
+    if isinstance(prompt, str):
+        start = len(tokenizer(prompt)["input_ids"])
+        ids = tokenizer(prompt + (learned or ""))["input_ids"]
+        ids += [tokenizer.eos_token_id] * bool(learned)  # TRL appends it to plain text
+    else:
+        asked = (
+            render(prompt, add_generation_prompt=True)["input_ids"] if prompt else []
+        )
+        start, whole = len(asked), (prompt or []) + (learned or [])
+        ids = render(whole)["input_ids"] if learned else asked
+    mask = [place >= start for place in range(len(ids))]
+    if answers_only:
+        mask = render(whole, return_assistant_tokens_mask=True)["assistant_masks"]
+    print(f"\none row, {len(ids)} tokens:")
+    for learns, places in groupby(range(len(ids)), key=lambda place: bool(mask[place])):
+        text = tokenizer.decode([ids[place] for place in places])
+        print(f"⟦{text}⟧" if learns else text, end="")
+    print()
+    own = [token for token, learns in zip(ids, mask, strict=True) if learns]
+    if learned and tokenizer.eos_token_id not in own:
+        print(f"warning: no turn ends with {tokenizer.eos_token!r}, so the model may")
+        print("  never stop; check the chat template and the end-of-sequence token")
+
+
+# ---- carl_runtime_min/entry.py sha256:711362cf14e8 -----------------------------------
+UNSET = "correct the name, grant the access or free the space"
+
+
+def parse_arguments(description: str | None, run_dir: str) -> argparse.Namespace:
+    """The command line of a script."""
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=description, formatter_class=shape)
+    option = parser.add_argument
+    option("--run-dir", type=Path, default=Path(run_dir))
+    option("--resume", default="auto", help="auto, never, or a checkpoint")
+    option("--accept", action="append", default=[], metavar="PHASE")
+    option("--dry-run", action="store_true")
+    option("--self-test", action="store_true")
+    option("--phase", help=argparse.SUPPRESS)  # what a supervisor asks of its child
+    return parser.parse_args()
+
+
+def identity(config: dict[str, Any], phases: list[str]) -> dict[str, Any]:
+    """What must be the same when a run continues, the most telling first."""
+    blocks = [config[phase] for phase in phases]
+    blocks += [block["validation"] for block in blocks if "validation" in block]
+    data = [block["data"] for block in blocks if "data" in block]
+    files = {one["id"] for one in data if Path(one["id"]).is_file()}
+    launched = int(os.environ.get("WORLD_SIZE", 0))  # by whoever starts processes
+    spec = json.dumps(config["spec"], sort_keys=True, separators=(",", ":"))
+    return {
+        "world_size": launched or max(1, torch.cuda.device_count()),
+        "data_revision": [one["revision"] for one in data],
+        "data_sha256": {name: sha256(Path(name)) for name in sorted(files)},
+        "spec_sha256": hashlib.sha256(spec.encode()).hexdigest(),
+        "script_sha256": sha256(Path(sys.argv[0])),
+    }
+
+
+def claim(path: Path, facts: dict[str, Any], resume: str) -> int:
+    """Lock the run directory, until the last process with the returned descriptor ends.
+
+    UsageError: another process has it, or it belongs to a run that is not this one.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    lock, remedy = os.open(path / ".lock", os.O_RDWR | os.O_CREAT), "use --run-dir DIR"
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UsageError(f"a process is running in {path}", remedy=remedy) from error
+    recorded, chosen = read_json(path / "run.json"), Path(resume).resolve()
+    if recorded and resume == "never":
+        raise UsageError(f"{path} holds a run already", remedy=remedy)
+    for key, now in facts.items():
+        if recorded.get(key, now) != now:
+            then = f"{path} was started with {key} {recorded[key]}"
+            raise UsageError(f"{then}, this run has {now}", remedy=remedy)
+    phase = chosen.parent.name
+    whole = chosen in checkpoints(path / "checkpoints" / phase)
+    useful = whole and phase not in read_json(path / "phases.json")
+    if resume not in ("auto", "never") and not useful:
+        remedy = f"choose a whole one, of a phase not done, in {path}/checkpoints"
+        raise UsageError(f"{resume} is no checkpoint to go on from", remedy=remedy)
+    return lock
+
+
+def enrol(
+    args: argparse.Namespace, config: dict[str, Any], phases: dict[str, Any]
+) -> tuple[int, int]:
+    """Claim the run directory and say there what runs: the lock, how many processes."""
+    path, facts = args.run_dir.resolve(), identity(config, list(phases))
+    lock, cuda = claim(path, facts, args.resume), torch.cuda
+    gpu = cuda.get_device_name() if cuda.is_available() else None
+    surroundings = {
+        "seed": config["seed"],
+        "hardware": gpu or f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": {one.name: one.version for one in distributions()},
+        "resume": "exact between generations on one CPU machine, else approximate",
+    }
+    write_json(path / "run.json", {**facts, **surroundings})
+    (path / "stop").unlink(missing_ok=True)
+    return lock, facts["world_size"]
+
+
+def lead(
+    args: argparse.Namespace, config: dict[str, Any], phases: dict[str, Any]
+) -> int:
+    """Run the phases that are not done yet, each in a process of its own."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        return join(args, config, phases)
+    lock, world_size = enrol(args, config, phases)
+    path = args.run_dir.resolve()
+    done = read_json(path / "phases.json")
+    for phase in phases:
+        code = done.get(phase)
+        if code is None:
+            if (path / "stop").exists():
+                return 85
+            processes = 1 if phase in ("eval", "push") else world_size
+            code = supervise([*sys.argv, "--phase", phase], path, lock, processes)
+        if code in (0, 1, 3):  # done, or a verdict: it is not run again
+            write_json(path / "phases.json", done := {**done, phase: code})
+        if code != 0 and not (code in (1, 3) and phase in args.accept):
+            print(f"{phase}: ended with code {code}", file=sys.stderr)
+            return int(code)
+    return 0
+
+
+def join(
+    args: argparse.Namespace, config: dict[str, Any], phases: dict[str, Any]
+) -> int:
+    """Run the training phase as one of the processes that a launcher has started."""
+    names, path = [name for name in phases if name != "push"], args.run_dir.resolve()
+    if len(names) > 1:
+        remedy = "start it with plain python: it starts torchrun on all visible GPUs"
+        reason = f"a launcher runs one phase, and this script has {', '.join(names)}"
+        raise UsageError(reason, remedy=remedy)
+    done, first = read_json(path / "phases.json"), os.environ["RANK"] == "0"
+    if first:
+        enrol(args, config, phases)
+    code = 0
+    for args.phase in names + ["push"] * (first and "push" in phases):
+        if args.phase not in done and code == 0:
+            code = work(args, phases[args.phase])
+            if first and code in (0, 1, 3):
+                write_json(path / "phases.json", done := {**done, args.phase: code})
+    return code
+
+
+def work(args: argparse.Namespace, phase: Callable[[Run], int]) -> int:
+    """Run one phase in this process; leave its exit code in the run directory."""
+    accept_signals(args.run_dir.resolve())
+    run = Run(args.run_dir.resolve(), args.phase, args.resume)
+    code = guarded(lambda: phase(run), run.path)
+    if run.first:
+        run.clean(checkpoints(run.checkpoints))
+        with contextlib.suppress(OSError):  # a full disk: then it is the exit status
+            write_json(run.path / "exit.json", {"code": code, "phase": run.phase})
+    # torchrun would end rank 0, which may still write, if another rank seemed to fail
+    return code if run.first or code not in (1, 3, 85) else 0
+
+
+def guarded(action: Callable[[], int], path: Path) -> int:
+    """Run `action`; turn an error made for people into its message and exit code."""
+    try:
+        return action()
+    except Exception as caught:
+        error: Exception = caught
+        disk = shutil.disk_usage(path if path.exists() else ".")
+        if "No space left" in str(error) or not disk.free:
+            remedy = "free some, then run the same command: it goes on where it was"
+            error = CarlError(f"no space left for {path}", remedy=remedy, exit_code=4)
+        expected = isinstance(error, CarlError | OSError)
+        remedy = getattr(error, "remedy", UNSET)
+        with contextlib.suppress(OSError):  # where stderr is a file on a full disk
+            if expected:
+                print(f"error: {error}", f"  fix: {remedy}", sep="\n", file=sys.stderr)
+            else:
+                traceback.print_exc()
+        return getattr(error, "exit_code", 4 if expected else 70)
+
+
+# ---- wiring sha256:90fc31e100c8 ------------------------------------------------------
+def grpo_data(tokenizer: Any, settings: dict[str, Any]) -> Any:
+    rows = stored_images(hub_rows(settings["data"]), settings["data"])
+    rows = prepared(rows, settings["data"], tokenizer)
+    rows = with_images(rows, settings["data"], tokenizer)
+    return within(rows, rows["tokens"], settings["data"])
+
+
+def task_rewards(settings: list[dict[str, Any]]) -> list[Any]:
+    """The reward functions of the task, in the order of the spec."""
+    makers = {
+        "click_inside": click_inside_reward,
+        "click_distance": click_distance_reward,
+        "coordinate_format": coordinate_format_reward,
+    }
+    return [makers[item["name"]](item) for item in settings]
+
+
+def grpo(run: Run) -> int:
+    """Reinforce what the rewards prefer; the cascade decides when CARL joins."""
+    from trl import GRPOConfig, GRPOTrainer
+
+    class Trainer(SeesImages, CoherentPolicy, GRPOTrainer): ...
+
+    check_hooks(GRPOTrainer, HOOKS | IMAGE_HOOKS)
+    settings, tokenizer = CONFIG["grpo"], load_processor(CONFIG["model"])
+    rows = grpo_data(tokenizer, settings)
+    torch.manual_seed(CONFIG["seed"])
+    model = load_model(CONFIG["model"])
+    model = add_adapter(model, lora_targets(model), CONFIG["lora"])
+    rewards = task_rewards(settings["rewards"])
+    rewards.append(CoherenceReward(head_width(model), settings["carl"]["weights"]))
+    trainer = Trainer(
+        model,
+        rewards,
+        args=GRPOConfig(**spared(model, run, training_arguments(run, settings), False)),
+        train_dataset=rows,
+        processing_class=tokenizer,
+    )
+    trainer.record_in(run, settings["samples_every"])
+    trainer.cascade = cascade = Cascade(**settings["cascade"])
+    trainer.tie_weight = settings["carl"]["tie_weight"]
+    parts = {"cascade": cascade}
+    if not fit(trainer, run, settings, parts):
+        return 85
+    run.summarise(cascade_step=cascade.opened_at, stage=cascade.stage)
+    if cascade.stage == "A":
+        run.say("cascade: never opened; the run trained on the task rewards alone")
+    return 0
+
+
+def dry_run() -> int:
+    """Print the plan and one row of each training phase, as the model sees it."""
+    plan = {name: CONFIG[name] for name in CONFIG if name not in ("self_test", "spec")}
+    print(json.dumps(plan, indent=2, ensure_ascii=False))
+    tokenizer = load_processor(CONFIG["model"])
+    row = grpo_data(tokenizer, CONFIG["grpo"])[0]
+    show_row(tokenizer.tokenizer, row)
+    show_images(row)
+    return 0
+
+
+def self_test() -> int:
+    """Recompute reference vectors on this machine."""
+    vectors = {name: torch.tensor(x) for name, x in CONFIG["self_test"].items()}
+    phi = order_parameter(vectors["entropy"], int(vectors["vocab_size"]))  # [B, T]
+    found = {"phi": phi}
+    found["reward"] = carl_reward(phi, vectors["log_probs"], vectors["mask"])  # [B]
+    return compare(found, vectors)
+
+
+def main() -> int:
+    phases = {"grpo": grpo}
+    os.environ.update(CONFIG["environment"])
+    args = parse_arguments(__doc__, CONFIG["run_dir"])
+    if args.self_test:
+        return self_test()
+    if args.dry_run:
+        return guarded(dry_run, args.run_dir)
+    if args.phase:
+        return work(args, phases[args.phase])
+    return guarded(lambda: lead(args, CONFIG, phases), args.run_dir)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
