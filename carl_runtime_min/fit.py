@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from carl_runtime_min.errors import UsageError
 from carl_runtime_min.field import order_parameter
+from carl_runtime_min.resume import Stopped
 from carl_runtime_min.run import Run, weights_sha256
 from carl_runtime_min.supervisor import asked_to_stop
 
@@ -95,7 +97,7 @@ class Recorder(Observer):
 
     def keep(self, state: Any) -> None:
         """Put into the next checkpoint what a resume needs."""
-        kept = {name: vars(part) for name, part in self.parts.items()}
+        kept = {name: deepcopy(vars(part)) for name, part in self.parts.items()}
         state.stateful_callbacks["carl"] = {"finished": self.finished, "parts": kept}
 
 
@@ -128,7 +130,12 @@ def fit(
         best = Path(str(state["best_model_checkpoint"] or start)).name
         trainer._load_from_checkpoint(str(run.checkpoints / best))
     else:
-        trainer.train(resume_from_checkpoint=str(start) if start else None)
+        trainer.run = run
+        try:
+            trainer.train(resume_from_checkpoint=str(start) if start else None)
+        except Stopped:
+            trainer.save_between()
+            return False
         if not trainer.state.global_step:
             remedy = "add rows, or make the batches smaller"
             raise UsageError("the rows do not fill one batch", remedy=remedy)

@@ -20,11 +20,13 @@ from torch.nn.utils.rnn import pad_sequence
 from carl_runtime_min.cascade import Cascade, damp_ties
 from carl_runtime_min.field import order_parameter
 from carl_runtime_min.fit import head_width
+from carl_runtime_min.resume import CHECKPOINT_HOOKS, ExactResume
 from carl_runtime_min.rewards import carl_reward, coherence_components
 from carl_runtime_min.run import Run
 
 SAMPLES = 4  # completions recorded at a time
 HOOKS = {
+    **CHECKPOINT_HOOKS,
     "_generate": "prompts",
     "_generate_and_score_completions": "inputs",
     "_calculate_rewards": "inputs, prompts, completions, completion_ids_list",
@@ -58,7 +60,7 @@ class CoherenceReward:
         return [None if math.isnan(reward) else reward for reward in rewards.tolist()]
 
 
-class SampledPolicy:
+class SampledPolicy(ExactResume):
     """Mixin: keeps what was sampled, bars infinite rewards, records samples."""
 
     def record_in(self, run: Run, every: int) -> None:
@@ -212,8 +214,10 @@ class ReusedScores(CoherentPolicy):
     them; a pass of the reference model comes later. Of no use is one with dropout on.
     """
 
+    reused: Any = None
+
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
-        self.reused: Any = None
+        self.reused = None
         return super()._generate_and_score_completions(inputs)
 
     def _get_per_token_logps_and_entropies(

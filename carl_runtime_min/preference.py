@@ -14,16 +14,18 @@ from torch import Tensor
 
 from carl_runtime_min.field import order_parameter, token_field
 from carl_runtime_min.fit import head_width
+from carl_runtime_min.resume import CHECKPOINT_HOOKS, ExactResume
 
-LOSS_HOOKS = {"_compute_loss": "model, inputs, return_outputs"}
+LOSS_HOOKS = {**CHECKPOINT_HOOKS, "_compute_loss": "model, inputs, return_outputs"}
 ORPO_HOOKS = {
+    **CHECKPOINT_HOOKS,
     "concatenated_forward": "model, batch",
     "concatenated_inputs": "batch, is_encoder_decoder, padding_value",
     "store_metrics": "metrics, train_eval",
 }
 
 
-class PreferencePhi:
+class PreferencePhi(ExactResume):
     """Mixin of DPO and KTO: logs the mean Phi of chosen and of rejected tokens."""
 
     def _compute_loss(self, model: Any, inputs: Any, return_outputs: bool) -> Any:

@@ -12,6 +12,7 @@ from carl_runtime_min.fit import Observer, head_width
 from carl_runtime_min.gate import PhaseTransitionGate
 from carl_runtime_min.gate_watch import GateWatch
 from carl_runtime_min.grpo import CoherenceReward, CoherentPolicy
+from carl_runtime_min.resume import ExactResume
 from carl_runtime_min.run import Run
 from tests import tiny
 
@@ -157,7 +158,8 @@ def sft(folder: Path, gate: Any = None, **given: Any) -> tuple[Any, Any]:
     answers = [[{"role": "assistant", "content": x}] for x in rows["answer"]]
     rows = rows.remove_columns("answer").add_column("completion", answers)
     options = {"per_device_train_batch_size": 4, "max_length": 64}
-    trainer = SFTTrainer(
+    kind = type("Trainer", (ExactResume, SFTTrainer), {})
+    trainer = kind(
         given.pop("model", None) or tiny.model(),
         args=SFTConfig(**arguments(run, **(options | given))),
         train_dataset=rows,

@@ -19,7 +19,7 @@ from carl_runtime_min.errors import UsageError
 from carl_runtime_min.fit import fit, head_width, training_arguments
 from carl_runtime_min.gate import PhaseTransitionGate
 from carl_runtime_min.grpo import CoherentPolicy, ReusedScores
-from carl_runtime_min.run import STATE, checkpoints, read_json, weights_sha256
+from carl_runtime_min.run import STATE, checkpoints, read_json, sha256, weights_sha256
 from tests import tiny, trainers
 from tests.scripts import signals_restored
 from tests.trainers import Asked, Crash, run_dir
@@ -62,12 +62,13 @@ def fit_sft(
     gate: PhaseTransitionGate | None = None,
     asked: int = -1,
     crash: int = -1,
+    late: Any = None,
     **given: Any,
 ) -> tuple[bool, Any]:
     gate = gate or PhaseTransitionGate(threshold=2.0)
     options = {"max_steps": 8, "save_steps": 3, "save_total_limit": 2}
     trainer, watch = trainers.sft(folder, gate, **(options | given))
-    callbacks = [watch, Asked(folder, asked), Crash(crash)]
+    callbacks = [watch, late or Asked(folder, asked), Crash(crash)]
     done = fit(trainer, run_dir(folder, "sft"), SETTINGS, {"gate": gate}, callbacks)
     return done, trainer
 
@@ -181,18 +182,19 @@ def test_a_crash_before_the_first_checkpoint_leaves_no_second_record(
     assert len(lines) == len(set(lines)) == 8
 
 
-@pytest.mark.parametrize("step", [2, 4])
+@pytest.mark.parametrize("step", [1, 2, 4])
 def test_a_stop_leaves_a_checkpoint_from_which_the_run_goes_on(
     tmp_path: Path, step: int
 ) -> None:
+    """What the step has done that the stop came in is given up."""
     fit_grpo(tmp_path / "plain", max_steps=4, save_steps=4)
     path = tmp_path / "stopped"
     done, _ = fit_grpo(path, max_steps=4, save_steps=4, asked=step)
-    assert done == (step == 4)  # asked during the last step: there is no more to do
-    if not done:
-        assert whole(path, "grpo") == [f"checkpoint-{step}"]
-        assert not (path / "model").exists()
-        done, _ = fit_grpo(path, max_steps=4, save_steps=4)
+    assert not done
+    kept = [f"checkpoint-{step - 1}"] if step > 1 else []
+    assert whole(path, "grpo") == kept
+    assert not (path / "model").exists()
+    done, _ = fit_grpo(path, max_steps=4, save_steps=4)
     assert done
     assert metrics(path) == metrics(tmp_path / "plain")
     summaries = [read_json(at / "summary.json") for at in (path, tmp_path / "plain")]
@@ -203,10 +205,20 @@ def firing() -> PhaseTransitionGate:
     return PhaseTransitionGate(threshold=0.0, window=2, min_above=2)
 
 
+class AskedLate(Asked):
+    """Asks for the stop when the weights of the step are updated already."""
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None: ...
+
+    def on_optimizer_step(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+        super().on_step_begin(args, state, None)
+
+
 def test_a_stop_at_the_step_of_the_gate_does_not_train_on(tmp_path: Path) -> None:
     _, plain = fit_sft(tmp_path / "plain", firing())
     path = tmp_path / "stopped"
-    done, resumed = fit_sft(path, firing(), asked=2)
+    late = AskedLate(path, 2)
+    done, resumed = fit_sft(path, firing(), late=late)
     assert done
     assert resumed.state.global_step == 2
     assert trainers.same_weights(plain.model, resumed.model)
@@ -319,7 +331,8 @@ def test_a_disk_that_is_full_at_the_end_costs_no_training(
     assert not (tmp_path / "model").exists()
     assert sft_code(tmp_path) == 0
     assert metrics(tmp_path) == rows
-    assert weights_sha256(tmp_path / "model") == weights_sha256(folder / "checkpoint-8")
+    kept = sha256(folder / "checkpoint-8" / "model.safetensors")
+    assert weights_sha256(tmp_path / "model") == kept
 
 
 def test_rows_that_fill_no_batch_are_an_error_of_the_user(tmp_path: Path) -> None:

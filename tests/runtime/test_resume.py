@@ -1,0 +1,120 @@
+"""A run that is stopped anywhere, and goes on, is the run that was never stopped."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from carl_runtime_min.fit import fit
+from carl_runtime_min.gate import PhaseTransitionGate
+from carl_runtime_min.grpo import CoherentPolicy, ReusedScores
+from carl_runtime_min.preference import ORPOPhi, PreferencePhi
+from carl_runtime_min.run import read_json
+from tests import tiny, trainers
+from tests.trainers import run_dir
+
+CLOCK = ("runtime", "per_second", "step_time")
+UNEVEN = {"logging_steps": 3, "max_steps": 8, "save_steps": 100}
+SHARED = {"num_iterations": 2, "gradient_accumulation_steps": 2}
+MIXINS = {"DPO": PreferencePhi, "KTO": PreferencePhi, "ORPO": ORPOPhi}
+
+
+class StopAt:
+    """Counts the forwards of a policy, and asks for a stop before one of them."""
+
+    def __init__(self, folder: Path, place: int | None = None) -> None:
+        self.folder, self.place, self.count = folder, place, 0
+
+    def __call__(self, trainer: Any, phase: str, parts: Any, *watches: Any) -> bool:
+        """Train; the return value says whether it went to the end."""
+        hook = register_module_forward_pre_hook(self.hear)
+        self.policy, run = trainer.model, run_dir(self.folder, phase)
+        try:
+            return fit(trainer, run, {"result": "model"}, parts, watches)
+        finally:
+            hook.remove()
+
+    def hear(self, module: Any, *_: Any) -> None:
+        self.count += module is self.policy
+        if module is self.policy and self.count == self.place:
+            (self.folder / "stop").touch()
+
+
+def run_grpo(stop: StopAt, mixin: type = CoherentPolicy, **given: Any) -> Any:
+    trainer = trainers.grpo(stop.folder, mixin, samples_every=2, **UNEVEN, **given)
+    return trainer, stop(trainer, "grpo", {"cascade": trainer.cascade})
+
+
+def run_sft(stop: StopAt, **given: Any) -> Any:
+    gate = PhaseTransitionGate(threshold=2.0)
+    trainer, watch = trainers.sft(stop.folder, gate, **UNEVEN, **given)
+    return trainer, stop(trainer, "sft", {"gate": gate}, watch)
+
+
+def run_preference(stop: StopAt, method: str) -> Any:
+    rows = []
+    for i, row in enumerate(tiny.questions(8)):
+        prompt, good, bad = (
+            [{"role": role, "content": text}]
+            for role, text in (
+                ("user", row["prompt"]),
+                ("assistant", row["answer"]),
+                ("assistant", "no"),
+            )
+        )
+        pair = {"prompt": prompt, "chosen": good, "rejected": bad}
+        one = {"prompt": prompt, "completion": (good, bad)[i % 2], "label": i % 2 == 0}
+        rows.append(one if method == "KTO" else pair)
+    mixin, folder = MIXINS[method], stop.folder
+    trainer = trainers.preference(folder, method, rows, mixin, **UNEVEN)
+    return trainer, stop(trainer, method.lower(), {})
+
+
+def told(folder: Path) -> list[dict[str, Any]]:
+    """The records of a run, but for what a clock says."""
+    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [
+        {k: v for k, v in r.items() if not any(w in k for w in CLOCK)} for r in rows
+    ]
+
+
+CASES = [
+    (run_grpo, {}),
+    (run_grpo, SHARED),
+    (run_grpo, {**SHARED, "mixin": ReusedScores, "steps_per_generation": 4}),
+    (run_grpo, {**SHARED, "mixin": ReusedScores, "method": "RLOO"}),
+    (run_sft, {"gradient_accumulation_steps": 2}),
+    *((run_preference, {"method": method}) for method in MIXINS),
+]
+
+
+@pytest.mark.parametrize(("train", "given"), CASES)
+def test_a_stop_is_heard_at_the_next_forward_and_costs_only_its_step(
+    tmp_path: Path, train: Any, given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")  # ORPO is experimental
+    never = StopAt(tmp_path / "whole")
+    plain, done = train(never, **given)
+    assert done
+    for place in random.Random(0).sample(range(1, never.count + 1), 3):
+        stop = StopAt(tmp_path / str(place), place)
+        _, done = train(stop, **given)
+        assert not done
+        assert stop.count == place, "it went on after it had been asked to stop"
+        assert not (stop.folder / "model").exists()
+        (stop.folder / "stop").unlink()
+        resumed, done = train(StopAt(stop.folder), **given)
+        assert done
+        assert trainers.same_weights(plain.model, resumed.model)
+        folders = (stop.folder, never.folder)
+        assert told(stop.folder) == told(never.folder)
+        summaries = [read_json(folder / "summary.json") for folder in folders]
+        assert summaries[0] == summaries[1]
+        samples = [folder / "samples.jsonl" for folder in folders]
+        if samples[1].exists():
+            assert samples[0].read_text() == samples[1].read_text()
