@@ -7,6 +7,7 @@ from typing import get_args
 from carl_bundle.recipes.config import streams, templated, thinking
 from carl_bundle.spec.blocks import LoraSettings, Scorer
 from carl_bundle.spec.phases import PhaseSettings, RLOOSettings, SampledSettings
+from carl_bundle.spec.reward_rules import generation_faults
 from carl_bundle.spec.train_spec import TrainSpec
 
 
@@ -51,6 +52,26 @@ def source(spec: TrainSpec, phase: PhaseSettings) -> str:
     return "_".join(["mix", *sorted(kinds)])
 
 
+def float32_throughout(spec: TrainSpec, phase: SampledSettings) -> bool:
+    """Whether tokens are drawn by the numbers that the trainer scores them with.
+
+    Where autocast or a smaller dtype may round, generation and scoring differ.
+    """
+    model, adapters = spec.model, bool(spec.lora)
+    full = model.dtype == "float32" or (model.dtype == "auto" and not adapters)
+    return full and phase.bf16 is False and model.quantize is None
+
+
+def field_source(spec: TrainSpec) -> str:
+    """Where the field of the samples comes from: "reuse", "generation" or "pass"."""
+    phase, chosen = spec.sampled or spec.grpo, spec.carl.field
+    if chosen == "auto" and trl_scores_first(phase):
+        return "reuse"
+    fits = not generation_faults(spec, phase) and float32_throughout(spec, phase)
+    captured = chosen == "generation" or (chosen == "auto" and fits)
+    return "generation" if captured else "pass"
+
+
 def structure(spec: TrainSpec) -> dict[str, str | bool]:
     """The choices of a resolved spec."""
     method, pipeline = spec.method, spec.method == "pipeline"
@@ -76,7 +97,8 @@ def structure(spec: TrainSpec) -> dict[str, str | bool]:
         "gate": spec.gate.mode,
         "gate_required": pipeline and spec.gate.on_miss == "stop",
         "carl": carl,
-        "reuse_scores": carl and trl_scores_first(spec.sampled or spec.grpo),
+        "reuse_scores": carl and field_source(spec) == "reuse",
+        "capture": carl and field_source(spec) == "generation",
         **{name: name in rewards for name in get_args(Scorer)},
         "named_rewards": bool(rewards - {None}),
         "user_rewards": None in rewards,

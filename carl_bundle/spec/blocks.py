@@ -250,6 +250,7 @@ class CarlSettings(Block):
 
     enabled: bool = True
     weight: Annotated[float, Field(gt=0.0)] = 0.5
+    field: Literal["auto", "generation", "pass"] = "auto"
     weights: Annotated[
         tuple[Share, ...], Field(min_length=3, max_length=3), AS_TUPLE
     ] = (0.5, 0.3, 0.2)

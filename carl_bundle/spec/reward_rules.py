@@ -10,6 +10,7 @@ from typing import Any
 from carl_bundle.errors import Problem
 from carl_bundle.spec.blocks import Reward
 from carl_bundle.spec.passthrough import check_plain
+from carl_bundle.spec.phases import RLOOSettings, SampledSettings
 from carl_bundle.spec.train_spec import TrainSpec
 
 _FUNCTION = re.compile(r"(?P<path>[^:]+\.py):(?P<name>[A-Za-z_]\w*)")
@@ -166,11 +167,27 @@ def _pattern(where: str, text: str, groups: int | None) -> Iterator[Problem]:
         )
 
 
+def generation_faults(spec: TrainSpec, phase: SampledSettings) -> list[str]:
+    """What keeps the field from being seen while completions are generated."""
+    paged = phase.trainer.get("use_transformers_continuous_batching", False)
+    faults = {
+        "rloo scores its samples itself": isinstance(phase, RLOOSettings),
+        "continuous batching shows no logits": paged,
+        "vLLM shows no logits": phase.vllm is not None,
+    }
+    return [fault for fault, present in faults.items() if present]
+
+
 def carl_rules(spec: TrainSpec) -> Iterator[Problem]:
     """Yield what is wrong with the coherence reward and its cascade."""
     carl = spec.carl
     if not carl.enabled:
         return
+    phase = spec.sampled
+    faults = generation_faults(spec, phase) if phase else []
+    if carl.field == "generation" and faults:
+        remedy = "set carl.field to auto"
+        yield Problem("carl.field", f"cannot be generation: {faults[0]}", remedy)
     total = sum(carl.weights)
     if abs(total - 1.0) > 1e-9:
         yield Problem(

@@ -13,6 +13,7 @@ import torch
 import trl
 from trl import GRPOTrainer
 
+from carl_runtime_min.capture import CapturedScores
 from carl_runtime_min.grpo import (
     CoherenceReward,
     CoherentPolicy,
@@ -91,6 +92,10 @@ def close(row: dict[str, Any]) -> bool:
         (ReusedScores, tiny.model, {**RLOO, "beta": 0.1, **TWICE}),
         (ReusedScores, tiny.adapted, {**RLOO, "beta": 0.1, **STEPS}),
         (CoherentPolicy, tiny.adapted, {**RLOO, "beta": 0.1, **STEPS}),
+        (CapturedScores, tiny.model, {"temperature": 0.7, "top_k": 5, "top_p": 0.9}),
+        (CapturedScores, tiny.model, {"repetition_penalty": 1.3, "min_p": 0.05}),
+        (CapturedScores, tiny.model, {"gradient_checkpointing": True, **WINDOW}),
+        (CapturedScores, tiny.adapted, {"beta": 0.1, **STEPS}),
         (
             ReusedScores,
             tiny.model,
@@ -125,7 +130,7 @@ def test_the_reference_pass_of_adapters_is_another_distribution(tmp_path: Path) 
     assert (with_adapter[1] - without[1]).abs().max() > 0.05
 
 
-@pytest.mark.parametrize("mixin", [CoherentPolicy, ReusedScores])
+@pytest.mark.parametrize("mixin", [CoherentPolicy, ReusedScores, CapturedScores])
 def test_the_reward_is_that_of_the_field(tmp_path: Path, mixin: type) -> None:
     model = tiny.model()
     witness = Witness(model)
