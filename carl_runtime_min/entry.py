@@ -95,7 +95,7 @@ def enrol(
         "seed": config["seed"],
         "hardware": gpu or f"{platform.machine()}, {os.cpu_count()} cores",
         "versions": {one.name: one.version for one in distributions()},
-        "resume": "exact between generations on one CPU machine, else approximate",
+        "resume": "exact on a CPU or with full_determinism, else approximate",
     }
     write_json(path / "run.json", {**facts, **surroundings})
     (path / "stop").unlink(missing_ok=True)

@@ -46,6 +46,14 @@ def training_arguments(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def approximate(args: Any) -> str | None:
+    """Why the same steps may have another result on this machine, if they may."""
+    if getattr(args, "use_vllm", False):
+        return "vLLM keeps random numbers of its own"
+    exact = args.full_determinism or not torch.cuda.is_available()
+    return None if exact else "GPUs add in any order (trainer.full_determinism)"
+
+
 class Observer:
     """A trainer callback that ignores every event it does not define."""
 
@@ -124,6 +132,8 @@ def fit(
     saved = state.get("stateful_callbacks", {}).get("carl", {})
     if start:
         run.say(f"{run.phase}: continuing after step {state['global_step']}")
+        if reason := approximate(trainer.args):
+            run.say(f"resume: approximate, since {reason}")
         for name, part in parts.items():
             vars(part).update(saved["parts"][name])
     if saved.get("finished"):  # a crash kept the result from being saved

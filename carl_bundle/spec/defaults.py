@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from carl_bundle.spec.blocks import LoraSettings, Reward
-from carl_bundle.spec.phase_rules import generation_window
 from carl_bundle.spec.phases import KINDS, PhaseSettings, SampledSettings
 from carl_bundle.spec.train_spec import TrainSpec
 
@@ -247,8 +246,6 @@ def _fit_groups(
     update = {}
     if chosen.max_completion_length is None and grpo.max_length is not None:
         update["max_completion_length"] = min(completion, max(1, grpo.max_length // 2))
-    if chosen.save_steps is None and spec.eval.every is None:
-        update["save_steps"] = _multiple(grpo.save_steps, generation_window(grpo))
     return grpo.model_copy(update=update)
 
 

@@ -1,4 +1,4 @@
-"""Rules inside a training phase: horizon, batches, generation windows."""
+"""Rules inside a training phase: horizon, batches, lengths."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ def phase_rules(spec: TrainSpec) -> Iterator[Problem]:
         yield from _context(name, phase, spec)
         if isinstance(phase, SampledSettings):
             yield from _groups(name, phase)
-            yield from _window(name, phase)
             yield from _reference(name, phase, spec)
             yield from _room(name, phase)
             yield from _prompts(name, phase)
@@ -99,17 +98,6 @@ def _vllm(name: str, phase: SampledSettings, spec: TrainSpec) -> Iterator[Proble
         )
 
 
-def generation_window(phase: SampledSettings) -> int:
-    """Return after how many optimizer steps generation windows and steps align.
-
-    A window is `steps_per_generation * num_iterations` micro-steps, a step is
-    `gradient_accumulation_steps`; a checkpoint inside a window resumes into
-    another batch than the one it left.
-    """
-    micro_steps = (phase.steps_per_generation or 1) * (phase.num_iterations or 1)
-    return micro_steps // math.gcd(micro_steps, phase.gradient_accumulation_steps or 1)
-
-
 def _horizon(name: str, phase: PhaseSettings) -> Iterator[Problem]:
     if phase.max_steps is not None and phase.num_train_epochs is not None:
         yield Problem(
@@ -152,20 +140,6 @@ def _groups(name: str, phase: SampledSettings) -> Iterator[Problem]:
         f"cannot hold whole groups of {group}",
         f"set {name}.per_device_train_batch_size to {better}, or "
         f"{name}.num_generations to a divisor of {batch * steps}",
-    )
-
-
-def _window(name: str, phase: SampledSettings) -> Iterator[Problem]:
-    window, every = generation_window(phase), phase.save_steps
-    if every is None or every % window == 0:
-        return
-    below = every // window * window
-    choices = f"{below} or {below + window}" if below else str(window)
-    yield Problem(
-        f"{name}.save_steps",
-        f"a checkpoint every {every} steps falls inside a generation window of "
-        f"{window} steps, from where a resume would not be exact",
-        f"set it to {choices}",
     )
 
 

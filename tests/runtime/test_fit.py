@@ -111,6 +111,19 @@ def always_right(completions: list[Any], **_: Any) -> list[float]:
             {"num_iterations": 2, "cascade": {"open_by": 1, "warmup_steps": 6}},
             5,
         ),
+        (  # a checkpoint within a window of samples, and between two records
+            ReusedScores,
+            {
+                "num_iterations": 2,
+                "gradient_accumulation_steps": 2,
+                "steps_per_generation": 4,
+                "save_steps": 3,
+                "logging_steps": 7,
+                "max_steps": 14,
+                "cascade": {"open_by": 1, "warmup_steps": 6},
+            },
+            5,
+        ),
         (
             CoherentPolicy,
             {

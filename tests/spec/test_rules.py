@@ -36,12 +36,6 @@ BROKEN: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
         spec_of(grpo={"num_generations": 6, "per_device_train_batch_size": 6}),
     ),
     (
-        "grpo.save_steps",
-        spec_of(grpo={"num_iterations": 4, "save_steps": 50}),
-        "48 or 52",
-        spec_of(grpo={"num_iterations": 4, "save_steps": 52}),
-    ),
-    (
         "rloo.per_device_train_batch_size, rloo.num_generations",
         spec_of(
             method="rloo", rloo={"num_generations": 6, "per_device_train_batch_size": 4}
@@ -98,12 +92,6 @@ BROKEN: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
         spec_of(method="sft", eval={"every": 10}, sft={"save_steps": 25}),
         "to 10",
         spec_of(method="sft", eval={"every": 10}, sft={"save_steps": 10}),
-    ),
-    (
-        "grpo.save_steps",
-        spec_of(method="grpo", eval={"every": 10}, grpo={"num_iterations": 4}),
-        "8 or 12",
-        spec_of(method="grpo", eval={"every": 12}, grpo={"num_iterations": 4}),
     ),
     (
         "eval.data",
