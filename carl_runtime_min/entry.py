@@ -36,7 +36,9 @@ def parse_arguments(description: str | None, run_dir: str) -> argparse.Namespace
     option("--accept", action="append", default=[], metavar="PHASE")
     option("--dry-run", action="store_true")
     option("--self-test", action="store_true")
+    option("--replay", metavar="PHASE:A:B", help="run recorded steps again, compare")
     option("--phase", help=argparse.SUPPRESS)  # what a supervisor asks of its child
+    option("--until", type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -84,20 +86,26 @@ def claim(path: Path, facts: dict[str, Any], resume: str) -> int:
     return lock
 
 
-def enrol(
-    args: argparse.Namespace, config: dict[str, Any], phases: dict[str, Any]
-) -> tuple[int, int]:
-    """Claim the run directory and say there what runs: the lock, how many processes."""
-    path, facts = args.run_dir.resolve(), identity(config, list(phases))
-    lock, cuda = claim(path, facts, args.resume), torch.cuda
+def surroundings(config: dict[str, Any]) -> dict[str, Any]:
+    """What else decides the result: machine and packages."""
+    cuda = torch.cuda
     gpu = cuda.get_device_name() if cuda.is_available() else None
-    surroundings = {
+    return {
         "seed": config["seed"],
         "hardware": gpu or f"{platform.machine()}, {os.cpu_count()} cores",
         "versions": {one.name: one.version for one in distributions()},
         "resume": "exact on a CPU or with full_determinism, else approximate",
     }
-    write_json(path / "run.json", {**facts, **surroundings})
+
+
+def enrol(
+    args: argparse.Namespace, config: dict[str, Any], phases: dict[str, Any]
+) -> tuple[int, int]:
+    """Claim the run directory and say there what runs: the lock, how many processes."""
+    path, facts = args.run_dir.resolve(), identity(config, list(phases))
+    lock = claim(path, facts, args.resume)
+    write_json(path / "run.json", {**facts, **surroundings(config)})
+    shutil.copyfile(sys.argv[0], path / "train.py")
     (path / "stop").unlink(missing_ok=True)
     return lock, facts["world_size"]
 
@@ -151,6 +159,7 @@ def work(args: argparse.Namespace, phase: Callable[[Run], int]) -> int:
     """Run one phase in this process; leave its exit code in the run directory."""
     accept_signals(args.run_dir.resolve())
     run = Run(args.run_dir.resolve(), args.phase, args.resume)
+    run.until = args.until
     code = guarded(lambda: phase(run), run.path)
     if run.first:
         run.clean(checkpoints(run.checkpoints))

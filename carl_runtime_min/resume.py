@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from carl_runtime_min.run import Run, checkpoints
+from carl_runtime_min.steps import DIGESTED, digest
 from carl_runtime_min.supervisor import asked_to_stop
 
 COUNTERS = (
@@ -45,6 +46,7 @@ class ExactResume:
 
     run: Run
     between: dict[str, Any] | None = None  # what holds after the last step
+    seen: tuple[str, ...] = ()  # digests of the batches of this step
 
     def counters(self) -> dict[str, Any]:
         """What the trainer counts; of samples, which never change, no copy."""
@@ -53,6 +55,8 @@ class ExactResume:
         return counted | {name: own[name] for name in WINDOW if name in own}
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        if self.seen:  # it is called once more at the end of an epoch
+            self.run.append("steps", self.step_record())
         super()._maybe_log_save_evaluate(*args, **kwargs)
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         self.between = {
@@ -62,16 +66,37 @@ class ExactResume:
             "cuda": cuda,
         }
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+    def training_step(
+        self, model: Any, inputs: Any, *args: Any, **kwargs: Any
+    ) -> Tensor:
         """One micro-batch; a request to stop is heard at the next forward, or token."""
         peft = hasattr(self.model, "get_base_model")
-        model = self.model.get_base_model() if peft else self.model
+        policy = self.model.get_base_model() if peft else self.model
         alone = self.accelerator.num_processes == 1  # others would wait for ever
-        hook = model.register_forward_pre_hook(self.listen) if alone else None
+        hook = policy.register_forward_pre_hook(self.listen) if alone else None
         try:
-            return super().training_step(*args, **kwargs)
+            loss: Tensor = super().training_step(model, inputs, *args, **kwargs)
         finally:
-            hook and hook.remove()
+            if hook:
+                hook.remove()
+        self.seen += (digest(inputs),)
+        return loss
+
+    def step_record(self) -> dict[str, Any]:
+        """What the step was made of and led to, for a replay to compare."""
+        samples, rewards = vars(self).get("completion_ids"), vars(self).get("rewards")
+        trained = {n: w for n, w in self.model.named_parameters() if w.requires_grad}
+        few = sum(map(Tensor.numel, trained.values())) < DIGESTED
+        seen, self.seen = self.seen, ()
+        return {
+            "step": self.state.global_step,
+            "batch": digest(seen),
+            "samples": samples and digest(samples),
+            "rewards": None if rewards is None else rewards.tolist(),
+            "state": digest(self.state.stateful_callbacks.get("carl")),
+            "norm": sum(w.double().norm().item() for w in trained.values()),
+            "weights": digest(trained) if few or self.control.should_save else None,
+        }
 
     def listen(self, *forward: Any) -> None:
         if asked_to_stop(self.run.path):

@@ -48,11 +48,20 @@ def checkpoints(folder: Path) -> dict[Path, dict[str, Any]]:
     return {path: json.loads(t) for path, t in texts.items() if t.endswith("\n}\n")}
 
 
+def link(before: str, record: dict[str, Any]) -> str:
+    """The next link of a chain: a digest of the one before it and of a record."""
+    text = json.dumps(record, sort_keys=True)
+    return hashlib.sha256(f"{before}{text}".encode()).hexdigest()
+
+
 class Run:
     """The directory of one run, as one phase sees it. Only the first rank writes."""
 
+    until: int | None = None  # a replay ends after this step
+
     def __init__(self, path: Path, phase: str, resume: str) -> None:
         self.path, self.phase, self.resume = path, phase, resume
+        self.chains: dict[str, str] = {}
         self.checkpoints = path / "checkpoints" / phase
         self.first = int(os.environ.get("RANK", 0)) == 0
 
@@ -61,11 +70,18 @@ class Run:
             print(*words, flush=True)
 
     def append(self, name: str, record: dict[str, Any]) -> None:
-        """Add a line to `<name>.jsonl`."""
+        """Add a line to `<name>.jsonl`, bound to all lines before it."""
         if self.first:
-            line = json.dumps(json_value({"phase": self.phase, **record}))
+            line = json_value({"phase": self.phase, **record})
+            self.chains.setdefault(name, self.last(name))
+            line["chain"] = self.chains[name] = link(self.chains[name], line)
             with (self.path / f"{name}.jsonl").open("a") as file:
-                file.write(line + "\n")
+                file.write(json.dumps(line) + "\n")
+
+    def last(self, name: str) -> str:
+        """The end of a chain of lines; it begins with the digest of the script."""
+        script = {"chain": read_json(self.path / "run.json").get("script_sha256")}
+        return str([script, *self.records(name)][-1]["chain"])
 
     def records(self, name: str) -> list[dict[str, Any]]:
         """The lines of `<name>.jsonl`; one that a crash tore is left out."""

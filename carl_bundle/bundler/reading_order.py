@@ -38,6 +38,7 @@ READING_ORDER = (
     "limits",
     "vllm",
     "supervisor",
+    "steps",
     "resume",
     "fit",
     "tracking",
@@ -53,4 +54,5 @@ READING_ORDER = (
     "selftest",
     "dryrun",
     "entry",
+    "replay",
 )

@@ -29,7 +29,8 @@ COMMANDS = (
     Command("import", "core", "Make one from a file of TRL, axolotl, LLaMA-Factory."),
     Command("inspect", "core", "What a model is, and what a spec would take."),
     Command("schema", "core", "Print the JSON Schema of carl.yaml."),
-    Command("verify", "audit", "Is a script as it was generated?"),
+    Command("verify", "audit", "Is a script, or a whole run, as it was written?"),
+    Command("replay", "audit", "Run recorded steps of a run again, and compare."),
     Command("diff", "audit", "Compare two scripts, section by section."),
     Command("explain", "audit", "Where a line of a script comes from, and why."),
 )

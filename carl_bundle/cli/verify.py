@@ -1,4 +1,4 @@
-"""`carl verify`: is a script as it was generated?"""
+"""`carl verify`: is a script as it was generated, and a run as it was written?"""
 
 from __future__ import annotations
 
@@ -13,12 +13,19 @@ EXIT_CODES = {"PRISTINE": 0, "EDITED": 1, "FOREIGN": 2}
 
 
 def verify(
-    file: Annotated[str, typer.Argument(help="A script.")],
+    file: Annotated[str, typer.Argument(help="A script, or a run directory.")],
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object.")
     ] = False,
 ) -> int:
-    """Tell whether a script is PRISTINE (0), EDITED (1) or FOREIGN (2)."""
+    """Tell whether a script is PRISTINE (0), EDITED (1) or FOREIGN (2).
+
+    Of a run directory, check its script, data, records and weights together.
+    """
+    from pathlib import Path
+
+    if Path(file).is_dir():
+        return _verify_run(file, as_json)
     from carl_bundle.bundler.provenance import ForeignError, Script
     from carl_bundle.bundler.verify import Verification
     from carl_bundle.bundler.verify import verify as check
@@ -43,3 +50,17 @@ def verify(
     if found.command:
         note(f"to check it fully: {found.command}")
     return EXIT_CODES[found.status]
+
+
+def _verify_run(path: str, as_json: bool) -> int:
+    from carl_bundle.runs import RunRecord
+
+    faults = RunRecord.read(path).faults()
+    status = "EDITED" if faults else "PRISTINE"
+    if as_json:
+        write_json("carl.verify-run/1", run=path, status=status, faults=faults)
+    else:
+        write_stdout(
+            "\n".join([f"{status} {path}", *(f"  {x}" for x in faults)]) + "\n"
+        )
+    return EXIT_CODES[status]

@@ -1,0 +1,104 @@
+"""Recorded steps, run again from the checkpoint before them, and compared."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from carl_runtime_min.entry import claim, identity, surroundings
+from carl_runtime_min.errors import UsageError
+from carl_runtime_min.run import Run, checkpoints, read_json, write_json
+from carl_runtime_min.supervisor import supervise
+
+EXACT = ("batch", "samples", "state")
+ROUNDED = ("rewards", "norm", "weights")  # what another machine may round otherwise
+SIMILAR = 1e-3
+
+
+def replay(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) -> int:
+    """Run steps A to B of PHASE:A:B again: 0 if they are as recorded, 1 if not."""
+    path, facts = args.run_dir.resolve(), identity(config, phases)
+    name, first, last = chosen_steps(args.replay, phases)
+    recorded, scratch = steps(path, name), path / "replay"
+    for step in range(first, last + 1):
+        if step not in recorded:
+            remedy = f"choose steps in {path / 'steps.jsonl'}"
+            raise UsageError(f"{name} has no record of step {step}", remedy=remedy)
+    lock = claim(path, facts, "auto")  # nothing else may write there meanwhile
+    shutil.rmtree(scratch, ignore_errors=True)
+    prepare(path, scratch, name, first)
+    write_json(scratch / "run.json", facts)
+    own = ["--run-dir", str(scratch), "--until", str(last), "--phase", name]
+    supervise([*sys.argv, *own], scratch, lock, facts["world_size"])
+    os.close(lock)
+    again, run = steps(scratch, name), read_json(path / "run.json")
+    here = surroundings(config)
+    same = all(run[key] == here[key] for key in ("hardware", "versions"))
+    gap = 0.0
+    for step in range(first, last + 1):
+        one, other = recorded[step], again.get(step, {})
+        differing = [key for key in EXACT + ROUNDED if one[key] != other.get(key)]
+        gap = max([gap, *(distance(one[key], other.get(key)) for key in differing)])
+        exact = same and not torch.cuda.is_available()
+        if differing and (exact or differing[0] in EXACT or gap > SIMILAR):
+            print(f"replay: DIFFERENT at step {step} of {name}: {differing[0]}")
+            return 1
+    verdict = (
+        f"WITHIN TOLERANCE, {gap:.1e} on {here['hardware']}" if gap else "IDENTICAL"
+    )
+    print(f"replay: {verdict}, steps {first} to {last} of {name}")
+    shutil.rmtree(scratch)
+    return 0
+
+
+def chosen_steps(text: str, phases: list[str]) -> tuple[str, int, int]:
+    """The phase and the steps of "PHASE:A:B"."""
+    name, _, numbers = text.partition(":")
+    first, _, last = numbers.partition(":")
+    wrong = name not in phases or name in ("eval", "push")
+    if wrong or not (
+        first.isdigit() and last.isdigit() and 0 < int(first) <= int(last)
+    ):
+        remedy = "write PHASE:A:B, as in sft:120:124"
+        raise UsageError(f"{text!r} names no steps", remedy=remedy)
+    return name, int(first), int(last)
+
+
+def steps(path: Path, phase: str) -> dict[int, dict[str, Any]]:
+    """The records of the steps of a phase."""
+    records = Run(path, phase, "auto").records("steps")
+    return {one["step"]: one for one in records if one["phase"] == phase}
+
+
+def prepare(path: Path, scratch: Path, phase: str, first: int) -> None:
+    """What the phase starts from: earlier results, the checkpoint before `first`."""
+    own = path / "checkpoints" / phase
+    states = checkpoints(own)
+    before = [p for p in states if states[p]["global_step"] < first]
+    nearest = max(before, key=lambda p: states[p]["global_step"], default=None)
+    scratch.mkdir()
+    for folder in (path / "checkpoints").iterdir():
+        if folder != own:
+            target = scratch / "checkpoints" / folder.name
+            shutil.copytree(folder, target, copy_function=os.link)
+    if nearest:
+        target = scratch / "checkpoints" / phase / nearest.name
+        shutil.copytree(nearest, target, copy_function=os.link)
+
+
+def distance(one: Any, other: Any) -> float:
+    """How far two quantities are apart, relative to the first; of digests, nothing."""
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return max(
+            (distance(a, b) for a, b in zip(one, other, strict=True)), default=0.0
+        )
+    numbers = isinstance(one, float) and isinstance(other, float)
+    if not numbers:
+        return 0.0 if isinstance(one, str) or one == other else float("inf")
+    return float(abs(one - other) / max(abs(one), 1e-9))
