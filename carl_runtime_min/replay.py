@@ -37,24 +37,32 @@ def replay(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) 
     own = ["--run-dir", str(scratch), "--until", str(last), "--phase", name]
     supervise([*sys.argv, *own], scratch, lock, facts["world_size"])
     os.close(lock)
-    again, run = steps(scratch, name), read_json(path / "run.json")
-    here = surroundings(config)
+    run, here = read_json(path / "run.json"), surroundings(config)
     same = all(run[key] == here[key] for key in ("hardware", "versions"))
+    exact = same and not torch.cuda.is_available()
+    wanted = [recorded[step] for step in range(first, last + 1)]
+    told = verdict(wanted, steps(scratch, name), exact)
+    print(f"replay: {told}, steps {first} to {last} of {name}, on {here['hardware']}")
+    shutil.rmtree(scratch)
+    return 1 if told.startswith("DIFFERENT") else 0
+
+
+def verdict(
+    recorded: list[dict[str, Any]], again: dict[int, dict[str, Any]], exact: bool
+) -> str:
+    """IDENTICAL, WITHIN TOLERANCE or DIFFERENT, with the first quantity that differs.
+
+    `exact`: the machine is one that repeats every rounding.
+    """
     gap = 0.0
-    for step in range(first, last + 1):
-        one, other = recorded[step], again.get(step, {})
+    for one in recorded:
+        other = again.get(one["step"], {})
         differing = [key for key in EXACT + ROUNDED if one[key] != other.get(key)]
         gap = max([gap, *(distance(one[key], other.get(key)) for key in differing)])
-        exact = same and not torch.cuda.is_available()
-        if differing and (exact or differing[0] in EXACT or gap > SIMILAR):
-            print(f"replay: DIFFERENT at step {step} of {name}: {differing[0]}")
-            return 1
-    verdict = (
-        f"WITHIN TOLERANCE, {gap:.1e} on {here['hardware']}" if gap else "IDENTICAL"
-    )
-    print(f"replay: {verdict}, steps {first} to {last} of {name}")
-    shutil.rmtree(scratch)
-    return 0
+        if differing and (exact or differing[0] in EXACT or not gap <= SIMILAR):
+            return f"DIFFERENT: {differing[0]} of step {one['step']}"
+        gap = max(gap, 1e-16 * bool(differing))
+    return f"WITHIN TOLERANCE: {gap:.1e}" if gap else "IDENTICAL"
 
 
 def chosen_steps(text: str, phases: list[str]) -> tuple[str, int, int]:
