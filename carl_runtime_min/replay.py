@@ -25,7 +25,7 @@ def replay(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) 
     """Run steps A to B of PHASE:A:B again: 0 if they are as recorded, 1 if not."""
     path, facts = args.run_dir.resolve(), identity(config, phases)
     name, first, last = chosen_steps(args.replay, phases)
-    recorded, scratch = steps(path, name), path / "replay"
+    recorded, scratch = recorded_steps(path, name), path / "replay"
     for step in range(first, last + 1):
         if step not in recorded:
             remedy = f"choose steps in {path / 'steps.jsonl'}"
@@ -41,13 +41,13 @@ def replay(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) 
     same = all(run[key] == here[key] for key in ("hardware", "versions"))
     exact = same and not torch.cuda.is_available()
     wanted = [recorded[step] for step in range(first, last + 1)]
-    told = verdict(wanted, steps(scratch, name), exact)
+    told = replay_verdict(wanted, recorded_steps(scratch, name), exact)
     print(f"replay: {told}, steps {first} to {last} of {name}, on {here['hardware']}")
     shutil.rmtree(scratch)
     return 1 if told.startswith("DIFFERENT") else 0
 
 
-def verdict(
+def replay_verdict(
     recorded: list[dict[str, Any]], again: dict[int, dict[str, Any]], exact: bool
 ) -> str:
     """IDENTICAL, WITHIN TOLERANCE or DIFFERENT, with the first quantity that differs.
@@ -78,7 +78,7 @@ def chosen_steps(text: str, phases: list[str]) -> tuple[str, int, int]:
     return name, int(first), int(last)
 
 
-def steps(path: Path, phase: str) -> dict[int, dict[str, Any]]:
+def recorded_steps(path: Path, phase: str) -> dict[int, dict[str, Any]]:
     """The records of the steps of a phase."""
     records = Run(path, phase, "auto").records("steps")
     return {one["step"]: one for one in records if one["phase"] == phase}

@@ -189,10 +189,10 @@ def data_block(spec: TrainSpec, data: Rows, phase: str) -> dict[str, Any]:
     elif evaluated and same_rows(data, spec.eval.data or spec.data):
         part[1] = -items
     if phase != "sft":
-        wanted = chain.from_iterable(map(needed_columns, spec.rewards))
         sized = ("width", "height") if data.has_images else ()  # by the image itself
-        wanted = (name for name in wanted if name not in sized)
-        wanted = (*wanted, *environment_columns(spec))
+        scored = chain.from_iterable(map(needed_columns, spec.rewards))
+        wanted = [name for name in scored if name not in sized]
+        wanted += environment_columns(spec)
         needed = COLUMNS.get(phase) or ("prompt", *wanted)
         block["columns"] = {name: name for name in needed} | block["columns"]
     if data.is_gym:

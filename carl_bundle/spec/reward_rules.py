@@ -174,6 +174,7 @@ def generation_faults(spec: TrainSpec, phase: SampledSettings) -> list[str]:
         "rloo scores its samples itself": isinstance(phase, RLOOSettings),
         "continuous batching shows no logits": paged,
         "vLLM shows no logits": phase.vllm is not None,
+        "calls of tools part a completion": spec.calls_tools,
     }
     return [fault for fault, present in faults.items() if present]
 

@@ -25,6 +25,8 @@
 # dependencies = [
 #     "accelerate==1.15.0",
 #     "datasets==5.2.0",
+#     "numpy==2.4.6",
+#     "safetensors==0.8.0",
 #     "torch==2.13.0",
 #     "transformers==5.23.0",
 #     "trl==1.16.0",
@@ -60,6 +62,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import dataclasses
 import fcntl
 import functools
@@ -70,6 +73,7 @@ import json
 import math
 import os
 import platform
+import random
 import re
 import shutil
 import signal
@@ -77,12 +81,14 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterable, Sequence
+from copy import deepcopy
 from functools import partial
 from importlib.metadata import distributions
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -320,7 +326,7 @@ def json_value(value: Any) -> Any:
     return json.loads(json.dumps(value), parse_constant=lambda name: None)
 
 
-# ---- carl_runtime_min/run.py sha256:0714ff550f64 -------------------------------------
+# ---- carl_runtime_min/run.py sha256:eba0002ce567 -------------------------------------
 STATE = "trainer_state.json"  # the last file of a checkpoint: beside it, all is whole
 
 
@@ -357,11 +363,20 @@ def checkpoints(folder: Path) -> dict[Path, dict[str, Any]]:
     return {path: json.loads(t) for path, t in texts.items() if t.endswith("\n}\n")}
 
 
+def link(before: str, record: dict[str, Any]) -> str:
+    """The next link of a chain: a digest of the one before it and of a record."""
+    text = json.dumps(record, sort_keys=True)
+    return hashlib.sha256(f"{before}{text}".encode()).hexdigest()
+
+
 class Run:
     """The directory of one run, as one phase sees it. Only the first rank writes."""
 
+    until: int | None = None  # a replay ends after this step
+
     def __init__(self, path: Path, phase: str, resume: str) -> None:
         self.path, self.phase, self.resume = path, phase, resume
+        self.chains: dict[str, str] = {}
         self.checkpoints = path / "checkpoints" / phase
         self.first = int(os.environ.get("RANK", 0)) == 0
 
@@ -370,11 +385,18 @@ class Run:
             print(*words, flush=True)
 
     def append(self, name: str, record: dict[str, Any]) -> None:
-        """Add a line to `<name>.jsonl`."""
+        """Add a line to `<name>.jsonl`, bound to all lines before it."""
         if self.first:
-            line = json.dumps(json_value({"phase": self.phase, **record}))
+            line = json_value({"phase": self.phase, **record})
+            self.chains.setdefault(name, self.last(name))
+            line["chain"] = self.chains[name] = link(self.chains[name], line)
             with (self.path / f"{name}.jsonl").open("a") as file:
-                file.write(line + "\n")
+                file.write(json.dumps(line) + "\n")
+
+    def last(self, name: str) -> str:
+        """The end of a chain of lines; it begins with the digest of the script."""
+        script = {"chain": read_json(self.path / "run.json").get("script_sha256")}
+        return str([script, *self.records(name)][-1]["chain"])
 
     def records(self, name: str) -> list[dict[str, Any]]:
         """The lines of `<name>.jsonl`; one that a crash tore is left out."""
@@ -976,7 +998,173 @@ def asked_to_stop(path: Path) -> bool:
     return (path / "stop").exists()
 
 
-# ---- carl_runtime_min/fit.py sha256:cba28ec8badd -------------------------------------
+# ---- carl_runtime_min/steps.py sha256:290173f0e32a -----------------------------------
+DIGESTED = 1 << 28  # weights hashed after each step; of more, only at checkpoints
+
+
+def digest(*values: Any) -> str:
+    """SHA-256 of tensors, of what holds them, and of what JSON can hold."""
+    found = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, Tensor):
+            found.update(f"{value.dtype}{list(value.shape)}".encode())
+            flat = value.detach().cpu().reshape(-1).view(torch.uint8)
+            found.update(flat.numpy().data)
+        elif isinstance(value, dict):
+            for key in sorted(value):
+                found.update(key.encode())
+                add(value[key])
+        elif isinstance(value, list | tuple):
+            for each in value:
+                add(each)
+        else:  # an image is known by its type: the rest of its row tells which it is
+            found.update(json.dumps(value, default=lambda x: type(x).__name__).encode())
+
+    add(values)
+    return found.hexdigest()
+
+
+# ---- carl_runtime_min/resume.py sha256:508aed393d07 ----------------------------------
+COUNTERS = (
+    "_tr_loss",
+    "_globalstep_last_logged",
+    "_metrics",
+    "_stored_metrics",  # as ORPO calls them
+    "_total_train_tokens",
+)
+WINDOW = ("_step", "_buffered_inputs")  # samples that several steps share
+CHECKPOINT_HOOKS = {
+    "_maybe_log_save_evaluate": "tr_loss",
+    "_save_rng_state": "output_dir",
+    "_load_rng_state": "checkpoint",
+    "_save_checkpoint": "model, trial",
+}
+
+
+class Stopped(Exception):  # noqa: N818  (no error)
+    """The run was asked to stop in the middle of an optimizer step."""
+
+
+class ExactResume:
+    """Mixin of a trainer that is trained by `fit`, which sets `run`."""
+
+    run: Run
+    between: dict[str, Any] | None = None  # what holds after the last step
+    seen: tuple[str, ...] = ()  # digests of the batches of this step
+
+    def counters(self) -> dict[str, Any]:
+        """What the trainer counts; of samples, which never change, no copy."""
+        own = vars(self)
+        counted = {name: copy.deepcopy(own[name]) for name in COUNTERS if name in own}
+        return counted | {name: own[name] for name in WINDOW if name in own}
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        if self.seen:  # it is called once more at the end of an epoch
+            self.run.append("steps", self.step_record())
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        self.between = {
+            "counters": self.counters(),
+            "tokens": self.state.num_input_tokens_seen,
+            "rng": (random.getstate(), np.random.get_state(), torch.get_rng_state()),
+            "cuda": cuda,
+        }
+
+    def training_step(
+        self, model: Any, inputs: Any, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """One micro-batch; a request to stop is heard at the next forward, or token."""
+        peft = hasattr(self.model, "get_base_model")
+        policy = self.model.get_base_model() if peft else self.model
+        alone = self.accelerator.num_processes == 1  # others would wait for ever
+        hook = policy.register_forward_pre_hook(self.listen) if alone else None
+        try:
+            loss: Tensor = super().training_step(model, inputs, *args, **kwargs)
+        finally:
+            if hook:
+                hook.remove()
+        self.seen += (digest(inputs),)
+        return loss
+
+    def step_record(self) -> dict[str, Any]:
+        """What the step was made of and led to, for a replay to compare."""
+        samples, rewards = vars(self).get("completion_ids"), vars(self).get("rewards")
+        trained = {n: w for n, w in self.model.named_parameters() if w.requires_grad}
+        few = sum(map(Tensor.numel, trained.values())) < DIGESTED
+        seen, self.seen = self.seen, ()
+        return {
+            "step": self.state.global_step,
+            "batch": digest(seen),
+            "samples": samples and digest(samples),
+            "rewards": None if rewards is None else rewards.tolist(),
+            "state": digest(self.state.stateful_callbacks.get("carl")),
+            "norm": sum(w.double().norm().item() for w in trained.values()),
+            "weights": digest(trained) if few or self.control.should_save else None,
+        }
+
+    def listen(self, *forward: Any) -> None:
+        if asked_to_stop(self.run.path):
+            raise Stopped
+
+    def save_between(self) -> None:
+        """Checkpoint what was true before the step that was begun and given up."""
+        states = checkpoints(self.run.checkpoints).values()
+        steps = [state["global_step"] for state in states]
+        if self.between is None or self.state.global_step in steps:
+            return
+        vars(self).update(self.between["counters"])
+        self.state.num_input_tokens_seen = self.between["tokens"]
+        python, numpy, cpu = self.between["rng"]
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        torch.cuda.set_rng_state_all(self.between["cuda"])
+        self._save_checkpoint(self.model, None)
+
+    def _save_rng_state(self, folder: str) -> None:
+        from safetensors.torch import save_file
+
+        super()._save_rng_state(folder)
+        tensors: dict[str, Tensor] = {}
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                tensors[name := str(len(tensors))] = value.detach().cpu().clone()
+                return {"tensor": name}
+            if isinstance(value, dict):
+                return {key: plain(each) for key, each in value.items()}
+            return list(map(plain, value)) if isinstance(value, list) else value
+
+        told = json.dumps(plain(self.counters()))
+        save_file(tensors, self.counters_file(folder), {"counters": told})
+        self.accelerator.wait_for_everyone()  # the next file says that all is whole
+
+    def _load_rng_state(self, folder: str | None) -> None:
+        from safetensors import safe_open
+
+        super()._load_rng_state(folder)
+        with safe_open(self.counters_file(folder), "pt") as file:
+
+            def made(value: Any) -> Any:
+                if isinstance(value, dict) and list(value) == ["tensor"]:
+                    return file.get_tensor(value["tensor"]).to(self.args.device)
+                if isinstance(value, dict):
+                    return {key: made(each) for key, each in value.items()}
+                return list(map(made, value)) if isinstance(value, list) else value
+
+            counters = made(json.loads(file.metadata()["counters"]))
+        for name in ("_metrics", "_stored_metrics"):  # dictionaries with defaults
+            for part, values in counters.pop(name, {}).items():
+                vars(self)[name][part].update(values)
+        vars(self).update(counters)
+
+    def counters_file(self, folder: str | None) -> Path:
+        rank = self.accelerator.process_index
+        return Path(str(folder)) / f"counters-{rank}.safetensors"
+
+
+# ---- carl_runtime_min/fit.py sha256:fd131faa2501 -------------------------------------
 SHOWN = (
     "loss mean_token_accuracy rewards/accuracies reward phi phi/chosen phi/rejected "
     "carl/weight eval_loss eval_reward"
@@ -1005,6 +1193,14 @@ def training_arguments(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
         "dataloader_pin_memory": cuda,
         "bf16": cuda and torch.cuda.is_bf16_supported() if bf16 is None else bf16,
     }
+
+
+def approximate(args: Any) -> str | None:
+    """Why the same steps may have another result on this machine, if they may."""
+    if getattr(args, "use_vllm", False):
+        return "vLLM keeps random numbers of its own"
+    exact = args.full_determinism or not torch.cuda.is_available()
+    return None if exact else "GPUs add in any order (trainer.full_determinism)"
 
 
 class Observer:
@@ -1042,6 +1238,7 @@ class Recorder(Observer):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.finished = control.should_training_stop  # by the last step or the gate
+        control.should_training_stop |= state.global_step == self.run.until
         self.keep(state)
         asked = torch.tensor(float(asked_to_stop(self.run.path)), device=args.device)
         if torch.distributed.is_initialized():
@@ -1058,7 +1255,7 @@ class Recorder(Observer):
 
     def keep(self, state: Any) -> None:
         """Put into the next checkpoint what a resume needs."""
-        kept = {name: vars(part) for name, part in self.parts.items()}
+        kept = {name: deepcopy(vars(part)) for name, part in self.parts.items()}
         state.stateful_callbacks["carl"] = {"finished": self.finished, "parts": kept}
 
 
@@ -1085,13 +1282,20 @@ def fit(
     saved = state.get("stateful_callbacks", {}).get("carl", {})
     if start:
         run.say(f"{run.phase}: continuing after step {state['global_step']}")
+        if reason := approximate(trainer.args):
+            run.say(f"resume: approximate, since {reason}")
         for name, part in parts.items():
             vars(part).update(saved["parts"][name])
     if saved.get("finished"):  # a crash kept the result from being saved
         best = Path(str(state["best_model_checkpoint"] or start)).name
         trainer._load_from_checkpoint(str(run.checkpoints / best))
     else:
-        trainer.train(resume_from_checkpoint=str(start) if start else None)
+        trainer.run = run
+        try:
+            trainer.train(resume_from_checkpoint=str(start) if start else None)
+        except Stopped:
+            trainer.save_between()
+            return False
         if not trainer.state.global_step:
             remedy = "add rows, or make the batches smaller"
             raise UsageError("the rows do not fill one batch", remedy=remedy)
@@ -1122,9 +1326,10 @@ def check_hooks(trainer_class: type, hooks: dict[str, str]) -> None:
             raise CarlError(f"TRL's {name} takes ({found})", remedy=remedy, exit_code=4)
 
 
-# ---- carl_runtime_min/grpo.py sha256:640612b7e5b6 ------------------------------------
+# ---- carl_runtime_min/grpo.py sha256:bd1b5e062fe5 ------------------------------------
 SAMPLES = 4  # completions recorded at a time
 HOOKS = {
+    **CHECKPOINT_HOOKS,
     "_generate": "prompts",
     "_generate_and_score_completions": "inputs",
     "_calculate_rewards": "inputs, prompts, completions, completion_ids_list",
@@ -1158,7 +1363,7 @@ class CoherenceReward:
         return [None if math.isnan(reward) else reward for reward in rewards.tolist()]
 
 
-class SampledPolicy:
+class SampledPolicy(ExactResume):
     """Mixin: keeps what was sampled, bars infinite rewards, records samples."""
 
     def record_in(self, run: Run, every: int) -> None:
@@ -1359,7 +1564,7 @@ def show_row(tokenizer: Any, row: dict[str, Any], answers_only: bool = False) ->
         print("  never stop; check the chat template and the end-of-sequence token")
 
 
-# ---- carl_runtime_min/entry.py sha256:711362cf14e8 -----------------------------------
+# ---- carl_runtime_min/entry.py sha256:bcdbafd1cced -----------------------------------
 UNSET = "correct the name, grant the access or free the space"
 
 
@@ -1373,7 +1578,9 @@ def parse_arguments(description: str | None, run_dir: str) -> argparse.Namespace
     option("--accept", action="append", default=[], metavar="PHASE")
     option("--dry-run", action="store_true")
     option("--self-test", action="store_true")
+    option("--replay", metavar="PHASE:A:B", help="run recorded steps again, compare")
     option("--phase", help=argparse.SUPPRESS)  # what a supervisor asks of its child
+    option("--until", type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -1421,20 +1628,26 @@ def claim(path: Path, facts: dict[str, Any], resume: str) -> int:
     return lock
 
 
+def surroundings(config: dict[str, Any]) -> dict[str, Any]:
+    """What else decides the result: machine and packages."""
+    cuda = torch.cuda
+    gpu = cuda.get_device_name() if cuda.is_available() else None
+    return {
+        "seed": config["seed"],
+        "hardware": gpu or f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": {one.name: one.version for one in distributions()},
+        "resume": "exact on a CPU or with full_determinism, else approximate",
+    }
+
+
 def enrol(
     args: argparse.Namespace, config: dict[str, Any], phases: dict[str, Any]
 ) -> tuple[int, int]:
     """Claim the run directory and say there what runs: the lock, how many processes."""
     path, facts = args.run_dir.resolve(), identity(config, list(phases))
-    lock, cuda = claim(path, facts, args.resume), torch.cuda
-    gpu = cuda.get_device_name() if cuda.is_available() else None
-    surroundings = {
-        "seed": config["seed"],
-        "hardware": gpu or f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {one.name: one.version for one in distributions()},
-        "resume": "exact between generations on one CPU machine, else approximate",
-    }
-    write_json(path / "run.json", {**facts, **surroundings})
+    lock = claim(path, facts, args.resume)
+    write_json(path / "run.json", {**facts, **surroundings(config)})
+    shutil.copyfile(sys.argv[0], path / "train.py")
     (path / "stop").unlink(missing_ok=True)
     return lock, facts["world_size"]
 
@@ -1488,6 +1701,7 @@ def work(args: argparse.Namespace, phase: Callable[[Run], int]) -> int:
     """Run one phase in this process; leave its exit code in the run directory."""
     accept_signals(args.run_dir.resolve())
     run = Run(args.run_dir.resolve(), args.phase, args.resume)
+    run.until = args.until
     code = guarded(lambda: phase(run), run.path)
     if run.first:
         run.clean(checkpoints(run.checkpoints))
@@ -1517,7 +1731,104 @@ def guarded(action: Callable[[], int], path: Path) -> int:
         return getattr(error, "exit_code", 4 if expected else 70)
 
 
-# ---- wiring sha256:d0c9bbbd2fb1 ------------------------------------------------------
+# ---- carl_runtime_min/replay.py sha256:8aa15a797262 ----------------------------------
+EXACT = ("batch", "samples", "state")
+ROUNDED = ("rewards", "norm", "weights")  # what another machine may round otherwise
+SIMILAR = 1e-3
+
+
+def replay(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) -> int:
+    """Run steps A to B of PHASE:A:B again: 0 if they are as recorded, 1 if not."""
+    path, facts = args.run_dir.resolve(), identity(config, phases)
+    name, first, last = chosen_steps(args.replay, phases)
+    recorded, scratch = recorded_steps(path, name), path / "replay"
+    for step in range(first, last + 1):
+        if step not in recorded:
+            remedy = f"choose steps in {path / 'steps.jsonl'}"
+            raise UsageError(f"{name} has no record of step {step}", remedy=remedy)
+    lock = claim(path, facts, "auto")  # nothing else may write there meanwhile
+    shutil.rmtree(scratch, ignore_errors=True)
+    prepare(path, scratch, name, first)
+    write_json(scratch / "run.json", facts)
+    own = ["--run-dir", str(scratch), "--until", str(last), "--phase", name]
+    supervise([*sys.argv, *own], scratch, lock, facts["world_size"])
+    os.close(lock)
+    run, here = read_json(path / "run.json"), surroundings(config)
+    same = all(run[key] == here[key] for key in ("hardware", "versions"))
+    exact = same and not torch.cuda.is_available()
+    wanted = [recorded[step] for step in range(first, last + 1)]
+    told = replay_verdict(wanted, recorded_steps(scratch, name), exact)
+    print(f"replay: {told}, steps {first} to {last} of {name}, on {here['hardware']}")
+    shutil.rmtree(scratch)
+    return 1 if told.startswith("DIFFERENT") else 0
+
+
+def replay_verdict(
+    recorded: list[dict[str, Any]], again: dict[int, dict[str, Any]], exact: bool
+) -> str:
+    """IDENTICAL, WITHIN TOLERANCE or DIFFERENT, with the first quantity that differs.
+
+    `exact`: the machine is one that repeats every rounding.
+    """
+    gap = 0.0
+    for one in recorded:
+        other = again.get(one["step"], {})
+        differing = [key for key in EXACT + ROUNDED if one[key] != other.get(key)]
+        gap = max([gap, *(distance(one[key], other.get(key)) for key in differing)])
+        if differing and (exact or differing[0] in EXACT or not gap <= SIMILAR):
+            return f"DIFFERENT: {differing[0]} of step {one['step']}"
+        gap = max(gap, 1e-16 * bool(differing))
+    return f"WITHIN TOLERANCE: {gap:.1e}" if gap else "IDENTICAL"
+
+
+def chosen_steps(text: str, phases: list[str]) -> tuple[str, int, int]:
+    """The phase and the steps of "PHASE:A:B"."""
+    name, _, numbers = text.partition(":")
+    first, _, last = numbers.partition(":")
+    wrong = name not in phases or name in ("eval", "push")
+    if wrong or not (
+        first.isdigit() and last.isdigit() and 0 < int(first) <= int(last)
+    ):
+        remedy = "write PHASE:A:B, as in sft:120:124"
+        raise UsageError(f"{text!r} names no steps", remedy=remedy)
+    return name, int(first), int(last)
+
+
+def recorded_steps(path: Path, phase: str) -> dict[int, dict[str, Any]]:
+    """The records of the steps of a phase."""
+    records = Run(path, phase, "auto").records("steps")
+    return {one["step"]: one for one in records if one["phase"] == phase}
+
+
+def prepare(path: Path, scratch: Path, phase: str, first: int) -> None:
+    """What the phase starts from: earlier results, the checkpoint before `first`."""
+    own = path / "checkpoints" / phase
+    states = checkpoints(own)
+    before = [p for p in states if states[p]["global_step"] < first]
+    nearest = max(before, key=lambda p: states[p]["global_step"], default=None)
+    scratch.mkdir()
+    for folder in (path / "checkpoints").iterdir():
+        if folder != own:
+            target = scratch / "checkpoints" / folder.name
+            shutil.copytree(folder, target, copy_function=os.link)
+    if nearest:
+        target = scratch / "checkpoints" / phase / nearest.name
+        shutil.copytree(nearest, target, copy_function=os.link)
+
+
+def distance(one: Any, other: Any) -> float:
+    """How far two quantities are apart, relative to the first; of digests, nothing."""
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return max(
+            (distance(a, b) for a, b in zip(one, other, strict=True)), default=0.0
+        )
+    numbers = isinstance(one, float) and isinstance(other, float)
+    if not numbers:
+        return 0.0 if isinstance(one, str) or one == other else float("inf")
+    return float(abs(one - other) / max(abs(one), 1e-9))
+
+
+# ---- wiring sha256:69feed0a8fdf ------------------------------------------------------
 def grpo_data(tokenizer: Any, settings: dict[str, Any]) -> Any:
     rows = file_rows(settings["data"])
     rows = prepared(rows, settings["data"], tokenizer)
@@ -1590,6 +1901,8 @@ def main() -> int:
         return self_test()
     if args.dry_run:
         return guarded(dry_run, args.run_dir)
+    if args.replay and not args.phase:
+        return guarded(lambda: replay(args, CONFIG, list(phases)), args.run_dir)
     if args.phase:
         return work(args, phases[args.phase])
     return guarded(lambda: lead(args, CONFIG, phases), args.run_dir)

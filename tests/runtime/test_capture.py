@@ -109,6 +109,8 @@ PLAIN = {"lora": False, "grpo": {"bf16": False}}
             "generation",
         ),
         ({**HUB, "carl": {"field": "generation"}}, "generation"),
+        ({**HUB, **PLAIN, "environments": ["sql"]}, "pass"),
+        ({**HUB, **PLAIN, "grpo": {"bf16": False, "vllm": "server"}}, "reuse"),
     ],
 )
 def test_the_source_is_chosen_when_rendering(given: Any, source: str) -> None:

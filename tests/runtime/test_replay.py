@@ -12,7 +12,7 @@ import pytest
 
 from carl_bundle.runs import RunRecord
 from carl_runtime_min.errors import UsageError
-from carl_runtime_min.replay import chosen_steps, distance, verdict
+from carl_runtime_min.replay import chosen_steps, distance, replay_verdict
 from carl_runtime_min.run import link
 from tests.runtime.test_resume import StopAt, run_grpo
 
@@ -57,12 +57,12 @@ def test_every_step_of_a_run_is_recorded_once(twice: Any) -> None:
 
 def test_the_same_run_is_identical_and_each_of_100_changes_is_found(twice: Any) -> None:
     _, one, other = twice
-    assert verdict(list(one.values()), other, exact=True) == "IDENTICAL"
+    assert replay_verdict(list(one.values()), other, exact=True) == "IDENTICAL"
     draw = random.Random(0)
     for _ in range(100):
         quantity, step = draw.choice(QUANTITIES), draw.choice(list(one))
         record = {**one[step], quantity: tampered(one[step], quantity, draw)}
-        told = verdict(list({**one, step: record}.values()), other, exact=True)
+        told = replay_verdict(list({**one, step: record}.values()), other, exact=True)
         assert told == f"DIFFERENT: {quantity} of step {step}"
 
 
@@ -71,19 +71,21 @@ def test_another_machine_may_round_but_not_see_other_samples(twice: Any) -> None
     rounded = copy.deepcopy(other)
     rounded[3]["rewards"][0][0] += 1e-5
     rounded[3]["weights"] = "0" * 64
-    assert verdict(list(one.values()), rounded, exact=True).startswith("DIFFERENT")
-    told = verdict(list(one.values()), rounded, exact=False)
+    assert replay_verdict(list(one.values()), rounded, exact=True).startswith(
+        "DIFFERENT"
+    )
+    told = replay_verdict(list(one.values()), rounded, exact=False)
     assert told.startswith("WITHIN TOLERANCE: ")
     assert 0 < float(told.split()[-1]) < 1e-3
     rounded[4]["samples"] = "0" * 64
-    told = verdict(list(one.values()), rounded, exact=False)
+    told = replay_verdict(list(one.values()), rounded, exact=False)
     assert told == "DIFFERENT: samples of step 4"
     rounded = copy.deepcopy(other)
     rounded[5]["rewards"][0] = [9.0, 9.0]
-    told = verdict(list(one.values()), rounded, exact=False)
+    told = replay_verdict(list(one.values()), rounded, exact=False)
     assert told == "DIFFERENT: rewards of step 5"
     short = {step: other[step] for step in range(1, 8)}
-    told = verdict(list(one.values()), short, exact=False)
+    told = replay_verdict(list(one.values()), short, exact=False)
     assert told == "DIFFERENT: batch of step 8"
 
 
