@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from carl_bundle.errors import UsageError
-from carl_runtime_min.run import link, read_json, sha256, weights_sha256
+from carl_runtime_min.run import chain_link, read_json, sha256, weights_sha256
 
 KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "OMP_NUM_THREADS")
 FAMILIES = ("CUDA_", "NVIDIA_", "HF_", "TORCH")
@@ -110,7 +110,7 @@ class RunRecord:
             before = str(facts.get("script_sha256"))
             for number, record in enumerate(self.records(path.stem), 1):
                 chain = record.pop("chain", None)
-                before = link(before, record)
+                before = chain_link(before, record)
                 if chain != before:
                     found.append(f"{path.name}:{number} breaks the chain of records")
                     break

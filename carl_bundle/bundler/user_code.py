@@ -9,6 +9,7 @@ script starts, and is refused.
 from __future__ import annotations
 
 import ast
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -199,7 +200,7 @@ class _Reader:
 
 
 def _parse(path: Path, shown: str) -> Module:
-    if not path.is_file():
+    if not os.path.isfile(path):  # also for a name that no file could have
         raise UserCodeError(
             f"there is no file {shown}", remedy="paths are relative to the spec"
         )

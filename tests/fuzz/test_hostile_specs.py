@@ -184,7 +184,32 @@ def test_every_text_field_of_a_spec_is_attacked() -> None:
         and not name.startswith("data.mix.")
     }
     # A pipeline, which this is, has no metric that chooses a checkpoint.
-    assert missing <= {"rewards.function", "data.sha256", "eval.metric"}
+    code = {"rewards.function", "tools", "environments.factory"}  # attacked below
+    assert missing <= code | {"data.sha256", "eval.metric"}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+@pytest.mark.parametrize(
+    "field",
+    [
+        lambda text: {"rewards": [{"function": text}]},
+        lambda text: {"tools": [text]},
+        lambda text: {"environments": [{"factory": text}]},
+    ],
+)
+@pytest.mark.parametrize("shape", ["{}", "{}.py:f", "a.py:{}"])
+def test_what_names_code_of_the_user_is_a_path_and_a_name(
+    kind: str, field: Any, shape: str
+) -> None:
+    text = shape.replace("{}", HOSTILE[kind][:1000])
+    given = {"method": "grpo", "model": "a/b", "data": "c/d", **field(text)}
+    try:
+        spec = TrainSpec.model_validate(given)
+    except SpecError as error:
+        assert all(problem.remedy for problem in error.problems)
+        return
+    with pytest.raises(CarlError):  # no such file
+        bundler().render(plan(spec))
 
 
 def attempt(document: dict[str, Any]) -> str | CarlError:

@@ -13,7 +13,7 @@ import pytest
 from carl_bundle.runs import RunRecord
 from carl_runtime_min.errors import UsageError
 from carl_runtime_min.replay import chosen_steps, distance, replay_verdict
-from carl_runtime_min.run import link
+from carl_runtime_min.run import chain_link
 from tests.runtime.test_resume import StopAt, run_grpo
 
 QUANTITIES = ("batch", "samples", "rewards", "state", "norm", "weights")
@@ -117,9 +117,9 @@ def test_lines_are_chained_and_a_changed_one_breaks_it(twice: Any) -> None:
     for line in (folder / "steps.jsonl").read_text().splitlines():
         record = json.loads(line)
         chain = record.pop("chain")
-        before = link(before, record)
+        before = chain_link(before, record)
         assert chain == before
         numbers.append(record["step"])
-        assert link(before, {**record, "norm": 0.0}) != chain
+        assert chain_link(before, {**record, "norm": 0.0}) != chain
     assert numbers == list(records)
     assert RunRecord(folder, {}).steps() == [("grpo", step) for step in numbers]

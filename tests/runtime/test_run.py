@@ -14,8 +14,8 @@ import pytest
 from carl_runtime_min.run import (
     STATE,
     Run,
+    chain_link,
     checkpoints,
-    link,
     read_json,
     sha256,
     weights_sha256,
@@ -101,7 +101,7 @@ def test_records_are_lines_of_json_without_nan(tmp_path: Path) -> None:
     run.append("metrics", {**record, "phi": [0.5, math.nan], "text": "a\nb\u2028"})
     expected = {"phase": "sft", "step": 1, "loss": None, "text": "a\nb\u2028"}
     expected |= {"rewards": {"a": None, "b": 1.0}, "phi": [0.5, None]}
-    expected["chain"] = link("None", expected)
+    expected["chain"] = chain_link("None", expected)
     assert lines(tmp_path / "metrics.jsonl") == [expected]
     assert run.records("metrics") == [expected]
     assert run.records("nothing") == []
