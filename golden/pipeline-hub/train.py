@@ -503,7 +503,7 @@ def json_value(value: Any) -> Any:
     return json.loads(json.dumps(value), parse_constant=lambda name: None)
 
 
-# ---- carl_runtime_min/run.py sha256:eba0002ce567 -------------------------------------
+# ---- carl_runtime_min/run.py sha256:e0c9c465efd9 -------------------------------------
 STATE = "trainer_state.json"  # the last file of a checkpoint: beside it, all is whole
 
 
@@ -540,7 +540,7 @@ def checkpoints(folder: Path) -> dict[Path, dict[str, Any]]:
     return {path: json.loads(t) for path, t in texts.items() if t.endswith("\n}\n")}
 
 
-def link(before: str, record: dict[str, Any]) -> str:
+def chain_link(before: str, record: dict[str, Any]) -> str:
     """The next link of a chain: a digest of the one before it and of a record."""
     text = json.dumps(record, sort_keys=True)
     return hashlib.sha256(f"{before}{text}".encode()).hexdigest()
@@ -566,7 +566,7 @@ class Run:
         if self.first:
             line = json_value({"phase": self.phase, **record})
             self.chains.setdefault(name, self.last(name))
-            line["chain"] = self.chains[name] = link(self.chains[name], line)
+            line["chain"] = self.chains[name] = chain_link(self.chains[name], line)
             with (self.path / f"{name}.jsonl").open("a") as file:
                 file.write(json.dumps(line) + "\n")
 
