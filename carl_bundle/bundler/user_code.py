@@ -9,7 +9,6 @@ script starts, and is refused.
 from __future__ import annotations
 
 import ast
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -200,7 +199,11 @@ class _Reader:
 
 
 def _parse(path: Path, shown: str) -> Module:
-    if not os.path.isfile(path):  # also for a name that no file could have
+    try:
+        found = path.is_file()
+    except OSError:  # no file could have such a name
+        found = False
+    if not found:
         raise UserCodeError(
             f"there is no file {shown}", remedy="paths are relative to the spec"
         )
