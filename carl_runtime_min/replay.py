@@ -43,8 +43,10 @@ def replay(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) 
     wanted = [recorded[step] for step in range(first, last + 1)]
     told = replay_verdict(wanted, recorded_steps(scratch, name), exact)
     print(f"replay: {told}, steps {first} to {last} of {name}, on {here['hardware']}")
+    if told.startswith("DIFFERENT"):
+        return 1
     shutil.rmtree(scratch)
-    return 1 if told.startswith("DIFFERENT") else 0
+    return 0
 
 
 def replay_verdict(
