@@ -11,12 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from benchmarks.measure import spent
 
 HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "black")
 SPEC = """\
@@ -91,18 +92,7 @@ def measure(folder: Path, rounds: int) -> dict[str, float]:
     found: dict[str, list[float]] = {name: [] for name in programs()}
     for _ in range(rounds + 1):
         for name, command in programs().items():
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            subprocess.run(
-                command,
-                cwd=folder,
-                env=environment(folder),
-                check=True,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-            found[name].append(used)
+            found[name].append(spent(command, folder, environment(folder)))
     # The first round fills the caches of the file system and of bytecode.
     return {name: statistics.median(times[1:]) for name, times in found.items()}
 

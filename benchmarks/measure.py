@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import resource
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 
 def by_turns(
@@ -19,6 +22,15 @@ def by_turns(
             if turn > 0:
                 seconds[name].append(time.process_time() - started)
     return {name: statistics.median(taken) for name, taken in seconds.items()}
+
+
+def spent(command: list[str], folder: Path, environment: dict[str, str]) -> float:
+    """Processor seconds, user and system, of a program and what it starts."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run(command, cwd=folder, env=environment, check=True, **options)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def conclude(checks: Mapping[str, bool]) -> int:
