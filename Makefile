@@ -3,7 +3,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: help demo demo-real test lint bench mutants golden tables seeds matrix \
+.PHONY: help demo demo-real test lint bench mutants golden tables seeds matrix kills \
 	wheel-check clean
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo "make tables       write the tables made from the pinned libraries anew"
 	@echo "make seeds        the built-in run with ten seeds (about 15 minutes)"
 	@echo "make matrix       SFT and GRPO on every model type (20 to 40 minutes)"
+	@echo "make kills        60 kills at random moments must leave no trace (about 20 minutes)"
 	@echo "make demo-real    GRPO with CARL on a pretrained model (about 10 minutes)"
 	@echo "make wheel-check  the wheel, installed alone, writes the same script"
 
@@ -43,6 +44,9 @@ seeds: .venv/train.stamp
 
 matrix: .venv/dev.stamp
 	OMP_NUM_THREADS=1 $(PY) -m tools.matrix --shard $(or $(SHARD),0/1)
+
+kills: .venv/dev.stamp
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(PY) -m tools.kills $(if $(SEED),--seed $(SEED))
 
 test: .venv/dev.stamp
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2

@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from carl_bundle.errors import UsageError
-from carl_runtime_min.run import chain_link, read_json, sha256, weights_sha256
+from carl_runtime_min.run import (
+    chain_link,
+    checkpoints,
+    read_json,
+    sha256,
+    weights_sha256,
+)
 
 KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "OMP_NUM_THREADS")
 FAMILIES = ("CUDA_", "NVIDIA_", "HF_", "TORCH")
@@ -38,7 +44,7 @@ class RunRecord:
         if not (folder / "run.json").is_file() or not (folder / "train.py").is_file():
             remedy = "name the directory that a script wrote, such as runs/carl"
             raise UsageError(f"{path} is no run directory", remedy=remedy)
-        return cls(folder, read_json(folder / "run.json"))
+        return cls(folder, _facts(folder / "run.json"))
 
     def records(self, name: str) -> list[dict[str, Any]]:
         """The lines of `<name>.jsonl`.
@@ -62,7 +68,8 @@ class RunRecord:
 
     def steps(self) -> list[tuple[str, int]]:
         """Phase and number of every recorded step."""
-        return [(one["phase"], one["step"]) for one in self.records("steps")]
+        records = self.records("steps")
+        return [(str(one.get("phase")), one.get("step", 0)) for one in records]
 
     def choose(self, text: str, count: int) -> list[str]:
         """The steps to replay, as `PHASE:A:B`: those named, or `count` by chance."""
@@ -87,6 +94,14 @@ class RunRecord:
         command += ["--run-dir", str(self.path), "--replay", steps]
         return subprocess.run(command, env=kept, check=False).returncode
 
+    def data(self) -> dict[str, str]:
+        """The files that were trained on, as they were named, with their digests."""
+        return dict(self.facts.get("data_sha256") or {})
+
+    def absent(self) -> list[str]:
+        """Those of the files that are not here, as seen from this directory."""
+        return [name for name in self.data() if not Path(name).is_file()]
+
     def faults(self) -> list[str]:
         """What of the run does not hold together; nothing if all does."""
         from carl_bundle.bundler.provenance import ForeignError, Script
@@ -103,7 +118,7 @@ class RunRecord:
                 found.append(f"train.py is {checked.status}: {names}")
         except ForeignError as error:
             found.append(f"train.py is FOREIGN: {error}")
-        for name, digest in facts.get("data_sha256", {}).items():
+        for name, digest in self.data().items():
             if Path(name).is_file() and sha256(Path(name)) != digest:
                 found.append(f"{name} is not the data that was trained on")
         for path in sorted(self.path.glob("*.jsonl")):
@@ -114,7 +129,25 @@ class RunRecord:
                 if chain != before:
                     found.append(f"{path.name}:{number} breaks the chain of records")
                     break
-        told = read_json(self.path / "summary.json").get("weights_sha256")
-        if told and weights_sha256(self.path / "model") != told:
+        steps = self.steps()
+        for folder in sorted(self.path.glob("checkpoints/*")):
+            saved = [state["global_step"] for state in checkpoints(folder).values()]
+            if saved and (folder.name, max(saved)) not in steps:
+                step = f"step {max(saved)} of {folder.name}"
+                found.append(f"steps.jsonl lacks {step}, which has a checkpoint")
+        told = _facts(self.path / "summary.json").get("weights_sha256")
+        models = [self.path / "model"]  # if the run has ended; else of its last phase
+        if not models[0].is_dir():
+            models = list(self.path.glob("checkpoints/*/model"))
+        if told and told not in map(weights_sha256, models):
             found.append("model/ does not hold the weights that the run ended with")
         return found
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """A JSON object that a script wrote, an empty one if there is no such file."""
+    try:
+        return dict(read_json(path))
+    except (ValueError, TypeError) as error:
+        remedy = "restore the file, or run the run again"
+        raise UsageError(f"{path} is no record: {error}", remedy=remedy) from error

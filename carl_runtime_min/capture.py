@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -10,7 +9,6 @@ from torch import Tensor
 
 from carl_runtime_min.errors import UsageError
 from carl_runtime_min.field import token_field
-from carl_runtime_min.fit import head_width
 from carl_runtime_min.grpo import CoherentPolicy
 
 CLOSE = 1e-5  # of ln V: what float32 leaves between two orders of the same sums
@@ -43,8 +41,6 @@ class CapturedScores(CoherentPolicy):
     that the trainer scores with: the first batch is compared with a pass of its own.
     """
 
-    confirmed = False
-
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         peft = hasattr(self.model, "get_base_model")
         model = self.model.get_base_model() if peft else self.model
@@ -69,19 +65,9 @@ class CapturedScores(CoherentPolicy):
     def score(self, count: int | None = None) -> list[dict[str, Tensor]]:
         entropy, log_probs = self.captured
         fields = self.fields(log_probs, entropy)
-        if not self.confirmed:
-            self.confirm(fields, super().score())
-        return fields[:count]
-
-    def confirm(self, fields: list[Any], scored: list[Any]) -> None:
-        """Stop unless the captured field is the one that the trainer scores."""
-        names = ("token_logps", "token_entropies")
-        pairs = zip(fields, scored, strict=True)
-        gaps = [one[name] - other[name] for one, other in pairs for name in names]
-        gap = torch.cat(gaps).abs().max().item() / math.log(head_width(self.model))
-        self.run.summarise(field={"source": "generation", "difference": gap})
+        gap = 0.0 if self.told else self.tell("generation", fields, super().score())
         if not gap <= CLOSE:
             remedy = "set carl.field: pass, for one more forward of each batch"
             reason = f"generation and scoring differ by {gap:.1e} ln V, over {CLOSE}"
             raise UsageError(reason, remedy=remedy)
-        self.confirmed = True
+        return fields[:count]

@@ -105,7 +105,8 @@ def prepared(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
     def ours(row: dict[str, Any], place: int) -> dict[str, Any]:
         return shaped_row(row, kept[place] + 1, source, tokenizer)
 
-    unread = sorted({*ANSWERS} & {*rows.column_names} - {*columns})  # TRL reads them
+    others = {*rows.column_names} - {*columns}
+    unread = sorted({*ANSWERS, *IMAGES} & others)  # by us; TRL reads them
     return rows.select(kept).map(ours, with_indices=True, remove_columns=unread)
 
 

@@ -11,8 +11,9 @@ import os
 import platform
 import shutil
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from carl_runtime_min.errors import CarlError, UsageError
 from carl_runtime_min.run import Run, checkpoints, read_json, sha256, write_json
 from carl_runtime_min.supervisor import accept_signals, supervise
 
+ENDS = (0, 1, 3, 85)  # done, verdicts, to be resumed: other codes are errors
+MACHINE = ("hardware", "versions")  # what rounding depends on
 UNSET = "correct the name, grant the access or free the space"
 
 
@@ -46,6 +49,7 @@ def identity(config: dict[str, Any], phases: list[str]) -> dict[str, Any]:
     """What must be the same when a run continues, the most telling first."""
     blocks = [config[phase] for phase in phases]
     blocks += [block["validation"] for block in blocks if "validation" in block]
+    blocks += [source for block in blocks for source in block.get("mix", ())]
     data = [block["data"] for block in blocks if "data" in block]
     files = {one["id"] for one in data if Path(one["id"]).is_file()}
     launched = int(os.environ.get("WORLD_SIZE", 0))  # by whoever starts processes
@@ -90,9 +94,10 @@ def surroundings(config: dict[str, Any]) -> dict[str, Any]:
     """What else decides the result: machine and packages."""
     cuda = torch.cuda
     gpu = cuda.get_device_name() if cuda.is_available() else None
+    cpu = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     return {
         "seed": config["seed"],
-        "hardware": gpu or f"{platform.machine()}, {os.cpu_count()} cores",
+        "hardware": gpu or f"{cpu}, {os.cpu_count()} cores",
         "versions": {one.name: one.version for one in distributions()},
         "resume": "exact on a CPU or with full_determinism, else approximate",
     }
@@ -104,8 +109,12 @@ def enrol(
     """Claim the run directory and say there what runs: the lock, how many processes."""
     path, facts = args.run_dir.resolve(), identity(config, list(phases))
     lock = claim(path, facts, args.resume)
-    write_json(path / "run.json", {**facts, **surroundings(config)})
-    shutil.copyfile(sys.argv[0], path / "train.py")
+    before, here = read_json(path / "run.json"), surroundings(config)
+    moved = any(before.get(key, here[key]) != here[key] for key in MACHINE)
+    here["moved"] = moved or before.get("moved", False)
+    write_json(path / "run.json", {**facts, **here})
+    with contextlib.suppress(shutil.SameFileError):  # that copy may be run, too
+        shutil.copyfile(sys.argv[0], path / "train.py")
     (path / "stop").unlink(missing_ok=True)
     return lock, facts["world_size"]
 
@@ -160,13 +169,55 @@ def work(args: argparse.Namespace, phase: Callable[[Run], int]) -> int:
     accept_signals(args.run_dir.resolve())
     run = Run(args.run_dir.resolve(), args.phase, args.resume)
     run.until = args.until
-    code = guarded(lambda: phase(run), run.path)
-    if run.first:
-        run.clean(checkpoints(run.checkpoints))
-        with contextlib.suppress(OSError):  # a full disk: then it is the exit status
-            write_json(run.path / "exit.json", {"code": code, "phase": run.phase})
+    with together(run.path / "exit.json") as failed:
+
+        def attempt() -> int:
+            try:
+                return phase(run)
+            except Exception as error:
+                if code := failed():  # this one waited for that one
+                    reason, remedy = "another process failed", "see its own error"
+                    raise CarlError(reason, remedy=remedy, exit_code=code) from error
+                raise
+
+        code = guarded(attempt, run.path)
+        if run.first:
+            run.clean(checkpoints(run.checkpoints))
+        if (run.first or code not in ENDS) and not failed():
+            with contextlib.suppress(OSError):  # a full disk: then it is the status
+                write_json(run.path / "exit.json", {"code": code, "phase": run.phase})
     # torchrun would end rank 0, which may still write, if another rank seemed to fail
-    return code if run.first or code not in (1, 3, 85) else 0
+    return code if run.first or code not in ENDS else 0
+
+
+@contextlib.contextmanager
+def together(report: Path) -> Iterator[Callable[[], int]]:
+    """End this process if another one of the launch leaves the code of an error.
+
+    It may wait for that one for ever, in an operation that needs all of them. What the
+    context gives tells that code, 0 for none.
+    """
+    launched, ours = "RANK" in os.environ, "CARL_SUPERVISOR" in os.environ
+    over, old = threading.Event(), 0  # a supervisor has removed the old report
+    if report.exists() and not ours:
+        old = report.stat().st_mtime_ns
+
+    def failed() -> int:
+        new = launched and report.exists() and report.stat().st_mtime_ns != old
+        code = int(read_json(report).get("code", 0)) if new else 0
+        return 0 if code in ENDS else code
+
+    def watch() -> None:
+        while not over.wait(0.5):
+            if code := failed():
+                os._exit(code)
+
+    if launched:
+        threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield failed
+    finally:
+        over.set()
 
 
 def guarded(action: Callable[[], int], path: Path) -> int:

@@ -13,7 +13,7 @@ import torch
 from carl_runtime_min.errors import UsageError
 from carl_runtime_min.field import order_parameter
 from carl_runtime_min.resume import Stopped
-from carl_runtime_min.run import Run, weights_sha256
+from carl_runtime_min.run import Run, sync, weights_sha256
 from carl_runtime_min.supervisor import asked_to_stop
 
 SHOWN = (
@@ -141,7 +141,7 @@ def fit(
         best = Path(str(state["best_model_checkpoint"] or start)).name
         trainer._load_from_checkpoint(str(run.checkpoints / best))
     else:
-        trainer.run = run
+        trainer.run, trainer.non_finite = run, settings["non_finite"]
         try:
             trainer.train(resume_from_checkpoint=str(start) if start else None)
         except Stopped:
@@ -158,6 +158,7 @@ def fit(
     if run.first:
         shutil.rmtree(draft / "ref", ignore_errors=True)  # TRL's copy of the adapters
         shutil.rmtree(result, ignore_errors=True)
+        sync([*draft.rglob("*"), draft])
         draft.replace(result)
         run.summarise(weights_sha256=weights_sha256(result))
         if state["best_metric"] is not None:

@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from carl_runtime_min.cascade import Cascade, damp_ties
 from carl_runtime_min.field import order_parameter
 from carl_runtime_min.fit import head_width
+from carl_runtime_min.guards import correlation, nan_is_infinite
 from carl_runtime_min.resume import CHECKPOINT_HOOKS, ExactResume
 from carl_runtime_min.rewards import carl_reward, coherence_components
 from carl_runtime_min.run import Run
@@ -27,6 +28,8 @@ from carl_runtime_min.run import Run
 SAMPLES = 4  # completions recorded at a time
 HOOKS = {
     **CHECKPOINT_HOOKS,
+    "_get_train_sampler": "dataset",
+    "_init_training_state": "max_steps, num_update_steps_per_epoch",
     "_generate": "prompts",
     "_generate_and_score_completions": "inputs",
     "_calculate_rewards": "inputs, prompts, completions, completion_ids_list",
@@ -63,13 +66,30 @@ class CoherenceReward:
 class SampledPolicy(ExactResume):
     """Mixin: keeps what was sampled, bars infinite rewards, records samples."""
 
-    def record_in(self, run: Run, every: int) -> None:
-        """Write samples to `run` at each `every`-th step."""
-        self.run, self.samples_every = run, every
+    reward_funcs: list[Any]
+    tasks = slice(None)  # which rewards are the task's
+
+    def record_in(self, run: Run, every: int, maximum: float | None = None) -> None:
+        """Write samples to `run` at each `every`-th step.
+
+        `maximum` is that of the weighted task rewards' sum, if bounded.
+        """
+        self.run, self.samples_every, self.maximum = run, every, maximum
+        self.reward_funcs = list(map(nan_is_infinite, self.reward_funcs))
 
     def log_now(self, name: str, value: float | None) -> None:
         mode = "train" if self.model.training else "eval"
         self._metrics[mode][name].append(math.nan if value is None else value)
+
+    def _get_train_sampler(self, *args: Any) -> Any:
+        self.order = super()._get_train_sampler(*args)
+        return self.order
+
+    def _init_training_state(self, *args: Any) -> Any:
+        epochs, steps = super()._init_training_state(*args)
+        for _ in range(epochs):  # TRL draws the order of an epoch when it begins
+            next(iter(self.order), None)
+        return epochs, steps
 
     def _generate(self, prompts: list[Any]) -> Any:
         generated = super()._generate(prompts)
@@ -103,8 +123,7 @@ class SampledPolicy(ExactResume):
 
     def fields(self, log_probs: Tensor, entropy: Tensor) -> list[dict[str, Tensor]]:
         """Cut padded scores, [B, T] each, to the policy's tokens of each completion."""
-        own = self.tool_mask or [[1] * len(row) for row in self.completion_ids]
-        cut = []
+        own, cut = self.own_tokens(), []
         for i, row in enumerate(torch.stack([log_probs, entropy], 1).float().cpu()):
             places = torch.tensor(own[i]).nonzero().squeeze(-1)
             field = {"token_logps": row[0, places], "token_entropies": row[1, places]}
@@ -112,18 +131,53 @@ class SampledPolicy(ExactResume):
             cut.append(field)
         return cut
 
+    def own_tokens(self) -> list[list[int]]:
+        """1 for a token that the policy drew, 0 for one of a tool."""
+        return self.tool_mask or [[1] * len(row) for row in self.completion_ids]
+
     def _calculate_rewards(self, inputs: Any, *batch: Any) -> Tensor:
+        from accelerate.utils import gather_object
+
         rewards: Tensor = super()._calculate_rewards(inputs, *batch)  # [global B, F]
         broken = rewards.isinf()
-        self.log_now("rewards/infinite", broken.any(1).sum().item())
+        self.log_now("rewards/non_finite", broken.any(1).sum().item())
+        if broken.any():
+            texts, names = gather_object(batch[1]), self.reward_func_names
+            found = [
+                {"reward": names[j], "sample": i, "completion": texts[i]}
+                for i, j in broken.nonzero().tolist()
+            ]
+            first = "reward {reward} of sample {sample}".format(**found[0])
+            self.not_finite(first, found)
         rewards[broken] = math.nan
         self.completions, self.rewards = batch[1], rewards
         return rewards
+
+    def log_rewards(self) -> None:
+        """What tells no answers apart, and how rewards depend on the length."""
+        rewards = self.rewards * self.reward_weights.to(self.rewards.device)
+        scored = ~rewards.isnan().all(1)  # [global B]
+        tokens = torch.tensor(list(map(sum, self.own_tokens())), device=rewards.device)
+        lengths = self.accelerator.gather(tokens)[scored]
+        total, each = rewards.nansum(1)[scored], self.rewards.T[:, scored]
+        self.log_now("rewards/length_correlation", correlation(lengths, total))
+        for name, values in zip(self.reward_func_names, each, strict=True):
+            found = correlation(lengths, values)
+            self.log_now(f"rewards/{name}/length_correlation", found)
+        tasks = rewards[:, self.tasks].nansum(1).masked_fill(~scored, math.nan)
+        groups = tasks.reshape(-1, self.num_generations)
+        apart = (groups - groups.nanmean(1, True)).abs().nan_to_num().amax(1)
+        self.log_now("rewards/tied_groups", (apart < 1e-6).float().mean().item())
+        if self.maximum is not None:
+            highest = tasks[scored] >= self.maximum - 1e-6 * abs(self.maximum)
+            self.log_now("rewards/saturated", highest.float().mean().item())
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
         step = self.state.global_step
         batch = super()._generate_and_score_completions(inputs)
         first = self.accelerator.process_index * len(inputs)
+        if self.model.training:
+            self.log_rewards()
         due = self.model.training and step % self.samples_every == 0
         for i, field in enumerate(self.score(SAMPLES) if due else ()):
             phi = order_parameter(field["token_entropies"], head_width(self.model))
@@ -151,6 +205,7 @@ class CoherentPolicy(SampledPolicy):
     tie_weight: float
     multi_objective_aggregation = "sum_then_normalize"  # as RLOO, which has no choice
     scale_rewards = "none"
+    tasks = slice(-1)
 
     def _calculate_rewards(self, inputs: Any, *batch: Any) -> Tensor:
         if not self.model.training:  # an evaluation is by the task alone
@@ -181,9 +236,23 @@ class CoherentPolicy(SampledPolicy):
         self.log_now("carl/weight", cascade.weight(step))
         return rewards
 
+    told = False  # where the field comes from
+
+    def tell(self, source: str, fields: list[Any], scored: list[Any]) -> float:
+        """Record how far the field is from a pass of its own, in units of ln V."""
+        names = ("token_logps", "token_entropies")
+        pairs = zip(fields, scored, strict=True)
+        gaps = [one[name] - other[name] for one, other in pairs for name in names]
+        gap = torch.cat(gaps).abs().max().item() / math.log(head_width(self.model))
+        self.run.summarise("run", field={"source": source, "difference": gap})
+        self.told = True
+        return gap
+
     def batch_field(self) -> list[dict[str, Tensor]]:
         """The field of every completion of this batch, on this rank."""
         fields = self.score()
+        if not self.told:
+            self.tell("pass", fields, fields)
         ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
         if self.mask_truncated_completions:  # those have no say, thus no field
             for tokens, field in zip(self.completion_ids, fields, strict=True):
@@ -235,4 +304,7 @@ class ReusedScores(CoherentPolicy):
         dropout = any(rate for name, rate in config.items() if "drop" in name)
         if dropout or self.reused is None:
             return super().batch_field()
-        return self.fields(*self.reused)
+        fields = self.fields(*self.reused)
+        if not self.told:
+            self.tell("reuse", fields, self.score())
+        return fields

@@ -11,7 +11,6 @@ from carl_runtime_min.run import Run
 def push_result(run: Run, settings: dict[str, Any]) -> int:
     """Upload the model folder; credentials come from the environment or the keyring."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     hub, name, model = HfApi(), settings["repo"], run.path / "model"
     record, own = run.path / "run.json", ["training_args.bin", "ref/*"]
@@ -19,7 +18,7 @@ def push_result(run: Run, settings: dict[str, Any]) -> int:
         repo = hub.create_repo(name, private=settings["private"], exist_ok=True).repo_id
         hub.upload_folder(repo_id=repo, folder_path=model, ignore_patterns=own)
         hub.upload_file(repo_id=repo, path_in_repo=record.name, path_or_fileobj=record)
-    except HfHubHTTPError as error:
+    except Exception as error:  # refused, no network, ...: the model stays here
         remedy = "check HF_TOKEN and the name, then run it again: only the push is left"
         raise CarlError(f"push: {error}", remedy=remedy, exit_code=5) from error
     print(f"push: the model is at {repo}")

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from carl_runtime_min.run import Run, checkpoints
+from carl_runtime_min.guards import FiniteSteps
+from carl_runtime_min.run import STATE, checkpoints, sync
 from carl_runtime_min.steps import DIGESTED, digest
 from carl_runtime_min.supervisor import asked_to_stop
 
@@ -27,9 +28,11 @@ COUNTERS = (
     "_metrics",
     "_stored_metrics",  # as ORPO calls them
     "_total_train_tokens",
+    "skipped",
 )
-WINDOW = ("_step", "_buffered_inputs")  # samples that several steps share
+WINDOW = ("_step", "_buffered_inputs", "completion_ids", "rewards")  # of several steps
 CHECKPOINT_HOOKS = {
+    "_get_grad_norm": "model, grad_norm",
     "_maybe_log_save_evaluate": "tr_loss",
     "_save_rng_state": "output_dir",
     "_load_rng_state": "checkpoint",
@@ -41,10 +44,9 @@ class Stopped(Exception):  # noqa: N818  (no error)
     """The run was asked to stop in the middle of an optimizer step."""
 
 
-class ExactResume:
+class ExactResume(FiniteSteps):
     """Mixin of a trainer that is trained by `fit`, which sets `run`."""
 
-    run: Run
     between: dict[str, Any] | None = None  # what holds after the last step
     seen: tuple[str, ...] = ()  # digests of the batches of this step
 
@@ -79,13 +81,15 @@ class ExactResume:
         finally:
             if hook:
                 hook.remove()
+        self.finite &= bool(loss.isfinite())
         self.seen += (digest(inputs),)
         return loss
 
     def step_record(self) -> dict[str, Any]:
         """What the step was made of and led to, for a replay to compare."""
         samples, rewards = vars(self).get("completion_ids"), vars(self).get("rewards")
-        trained = {n: w for n, w in self.model.named_parameters() if w.requires_grad}
+        weights = [(n, w) for n, w in self.model.named_parameters() if w.requires_grad]
+        trained = {n: getattr(w, "to_local", lambda w=w: w)() for n, w in weights}
         few = sum(map(Tensor.numel, trained.values())) < DIGESTED
         seen, self.seen = self.seen, ()
         return {
@@ -117,6 +121,16 @@ class ExactResume:
         torch.cuda.set_rng_state_all(self.between["cuda"])
         self._save_checkpoint(self.model, None)
 
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Older checkpoints go when all of this one is on the disk."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        super()._save_checkpoint(model, trial)
+        self.args.save_total_limit = limit
+        if self.run.first:
+            new = self.run.checkpoints / f"checkpoint-{self.state.global_step}"
+            sync([new / STATE, new, new.parent])
+            self.run.rotate(limit, self.state.best_model_checkpoint)
+
     def _save_rng_state(self, folder: str) -> None:
         from safetensors.torch import save_file
 
@@ -134,6 +148,8 @@ class ExactResume:
         told = json.dumps(plain(self.counters()))
         save_file(tensors, self.counters_file(folder), {"counters": told})
         self.accelerator.wait_for_everyone()  # the next file says that all is whole
+        if self.run.first:
+            sync([*Path(folder).rglob("*"), *self.run.path.glob("*.jsonl")])
 
     def _load_rng_state(self, folder: str | None) -> None:
         from safetensors import safe_open

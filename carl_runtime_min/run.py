@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,22 @@ from carl_runtime_min.strict_json import json_value
 STATE = "trainer_state.json"  # the last file of a checkpoint: beside it, all is whole
 
 
+def sync(paths: Iterable[Path]) -> None:
+    """Wait until files and folders are on the disk, as a power cut would find them."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` in one step: readers see the old file or the new, never half."""
     draft = path.with_name(f".{path.name}.draft")
     try:
         draft.write_text(json.dumps(json_value(value), indent=2))
+        sync([draft])
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
@@ -89,10 +100,10 @@ class Run:
         lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
         return [json.loads(line) for line in lines]
 
-    def summarise(self, **facts: Any) -> None:
-        """Add `facts` to summary.json."""
+    def summarise(self, file: str = "summary", **facts: Any) -> None:
+        """Add `facts` to summary.json, or to another file."""
         if self.first:
-            path = self.path / "summary.json"
+            path = self.path / f"{file}.json"
             write_json(path, read_json(path) | facts)
 
     def start(self) -> tuple[Path | None, dict[str, Any]]:
@@ -111,6 +122,14 @@ class Run:
             if path not in keep:
                 (path / STATE).unlink(missing_ok=True)  # from now on it is not whole
                 shutil.rmtree(path)
+
+    def rotate(self, limit: int | None, best: str | None) -> None:
+        """Of checkpoints that are all whole, keep the last ones and the best one."""
+        whole = list(self.checkpoints.glob("checkpoint-*"))
+        whole.sort(key=lambda path: int(path.name.split("-")[1]))
+        spare = [path for path in whole[:-1] if path != Path(best or "")]
+        gone = spare[: max(0, len(whole) - (limit or len(whole)))]
+        self.clean([path for path in whole if path not in gone])
 
     def rewind(self, step: int, states: dict[Path, dict[str, Any]]) -> None:
         """Remove what this phase did after `step`, and what is not whole."""

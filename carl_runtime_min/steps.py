@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,14 +22,16 @@ def digest(*values: Any) -> str:
             found.update(f"{value.dtype}{list(value.shape)}".encode())
             flat = value.detach().cpu().reshape(-1).view(torch.uint8)
             found.update(flat.numpy().data)
-        elif isinstance(value, dict):
+        elif isinstance(value, Mapping):  # processors of images make no plain dict
             for key in sorted(value):
                 found.update(key.encode())
                 add(value[key])
         elif isinstance(value, list | tuple):
             for each in value:
                 add(each)
-        else:  # an image is known by its type: the rest of its row tells which it is
+        elif hasattr(value, "tobytes"):  # the pixels of an image
+            found.update(value.tobytes())
+        else:
             found.update(json.dumps(value, default=lambda x: type(x).__name__).encode())
 
     add(values)

@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.trainers import Asked
+
 SMALL = {
     "per_device_train_batch_size": 4,
     "gradient_accumulation_steps": 1,
@@ -70,6 +72,18 @@ def here(script: Path, *arguments: str, module: ModuleType | None = None) -> int
         patch.chdir(script.parent)
         patch.setattr(sys, "argv", [str(script), *arguments])
         return int(module.main())
+
+
+def stop_in_step(module: ModuleType, step: int) -> None:
+    """Ask the next phase of a loaded script to stop when it begins a step."""
+    fit = module.fit
+
+    def stopped(trainer: Any, run: Any, *rest: Any, **given: Any) -> bool:
+        module.fit = fit
+        trainer.add_callback(Asked(run.path, step))
+        return bool(fit(trainer, run, *rest, **given))
+
+    module.fit = stopped
 
 
 def environment() -> dict[str, str]:

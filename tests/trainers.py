@@ -140,13 +140,16 @@ def preference(
     model = model or tiny.model()
     alone = method == "ORPO" or hasattr(model, "peft_config")
     options = {"per_device_train_batch_size": len(rows), "max_length": 128, **given}
-    return kind(
+    run = run_dir(folder, method.lower())
+    trainer = kind(
         model,
-        args=config(**arguments(run_dir(folder, method.lower()), **options)),
+        args=config(**arguments(run, **options)),
         train_dataset=Dataset.from_list(rows),
         processing_class=words or tiny.tokenizer(),
         **({} if alone else {"ref_model": tiny.model()}),
     )
+    trainer.run = run
+    return trainer
 
 
 def sft(folder: Path, gate: Any = None, **given: Any) -> tuple[Any, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from carl_bundle.spec.schema import render_schema
+from tools.tables.class_limits import class_limits
 from tools.tables.model_types import model_types
 from tools.tables.trl_fields import trl_fields
 
@@ -22,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 TABLES = ROOT / "carl_bundle" / "spec" / "tables"
 
 GENERATED: dict[Path, Callable[[], str]] = {
+    TABLES / "class_limits.json": lambda: render(class_limits()),
     TABLES / "model_types.json": lambda: render(model_types()),
     TABLES / "trl_fields.json": lambda: render(trl_fields()),
     ROOT / "docs" / "carl.schema.json": render_schema,

@@ -18,7 +18,7 @@ PINS = {
     "deepspeed": "0.19.8",
     "huggingface-hub": "2.4.0",
     "math-verify": "0.9.0",
-    "numpy": "2.4.6",
+    "numpy": "2.3.5",
     "peft": "0.21.2",
     "pillow": "12.3.0",
     "reasoning-gym": "0.1.25",

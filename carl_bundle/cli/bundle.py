@@ -59,6 +59,7 @@ def bundle(
     ] = False,
 ) -> int:
     """Write the training script of a spec to stdout, or to a file with -o."""
+    from carl_bundle.spec.class_limits import remarks
     from carl_bundle.spec.freeze import freeze
     from carl_bundle.spec.load import load
 
@@ -74,6 +75,8 @@ def bundle(
     for text in loaded.notes:
         note(text)
     frozen = freeze(loaded.spec, note)
+    for text in remarks(frozen):
+        note(text)
     if accelerate:
         return _put_accelerate(frozen, output, force)
     text = _resolved(frozen) if resolved else _script(frozen, spec)

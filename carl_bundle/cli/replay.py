@@ -15,7 +15,7 @@ def replay(
         str, typer.Option(help="Which ones: A:B, or PHASE:A:B for an earlier phase.")
     ] = "",
     random: Annotated[
-        int, typer.Option(help="How many steps to draw by chance instead.")
+        int, typer.Option(help="How many steps to draw by chance instead.", min=0)
     ] = 0,
     python: Annotated[
         str, typer.Option(help="The interpreter to run the script with.")

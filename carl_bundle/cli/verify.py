@@ -55,7 +55,10 @@ def verify(
 def _verify_run(path: str, as_json: bool) -> int:
     from carl_bundle.runs import RunRecord
 
-    faults = RunRecord.read(path).faults()
+    run = RunRecord.read(path)
+    faults = run.faults()
+    for name in run.absent():
+        note(f"{name} is not here, and was not checked")
     status = "EDITED" if faults else "PRISTINE"
     if as_json:
         write_json("carl.verify-run/1", run=path, status=status, faults=faults)

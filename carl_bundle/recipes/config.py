@@ -10,6 +10,7 @@ from typing import Any
 
 from carl_bundle.recipes.sharding import environment, sharded_arguments
 from carl_bundle.spec.blocks import LoraSettings, Reward, Rows, Source
+from carl_bundle.spec.class_limits import COEFFICIENT, limits_of, unbalanced
 from carl_bundle.spec.phases import (
     COLUMNS,
     PhaseSettings,
@@ -77,6 +78,8 @@ def configuration(spec: TrainSpec, frozen: TrainSpec) -> dict[str, Any]:
         "environment": ENVIRONMENT | SILENCED.get(kind, {}) | environment(spec),
         "model": model_block(spec),
     }
+    if spec.stall_timeout is not None:
+        config["stall_timeout"] = spec.stall_timeout
     if isinstance(spec.lora, LoraSettings):
         config["lora"] = lora_block(spec.lora)
         if spec.lora.targets != "auto":
@@ -110,6 +113,7 @@ def model_block(spec: TrainSpec) -> dict[str, Any]:
     if model.quantize is not None:
         options["quantization_config"] = QUANTIZED[model.quantize]
     template = templated(spec) and {"template": template_block(spec)}
+    decoder = limits_of(model).get("decoder")
     return {
         "id": model.id,
         "class": model_class(spec),
@@ -118,6 +122,7 @@ def model_block(spec: TrainSpec) -> dict[str, Any]:
         "tokenizer": model.tokenizer or model.id,
         "tokenizer_options": {"revision": tokenizer_revision, **code},
         **(template or {}),
+        **({"decoder": decoder} if decoder else {}),
     }
 
 
@@ -248,6 +253,7 @@ def phase_block(
     block: dict[str, Any] = {
         **({"mix": mixture_block(spec, data.mix, name)} if data.mix else rows),
         "bf16": phase.bf16,
+        "non_finite": spec.non_finite,
         "result": "model" if last else f"checkpoints/{name}/model",
     }
     if spec.report_to != ("none",):
@@ -266,6 +272,8 @@ def phase_block(
         given["max_length"] = None  # rows are left out, never cut
     spread = sharded_arguments(spec, phase.gradient_checkpointing)
     block["trainer"] = {**given, **phase.trainer, **fixed, **trainer, **spread}
+    if unbalanced(spec, name):
+        block["trainer"][COEFFICIENT] = 0.0
     return block
 
 
@@ -365,6 +373,7 @@ def sampled_block(spec: TrainSpec, name: str, phase: SampledSettings) -> dict[st
             if "longest" in one.get("data", {}):  # the completion needs room too
                 one["data"]["longest"] = longest
     block["samples_every"] = 10
+    block["maximum"] = maximum(spec)
     limit = phase.max_completion_length
     block["rewards"] = [reward_block(reward, limit) for reward in spec.rewards]
     if spec.calls_tools:
@@ -410,20 +419,23 @@ def reward_block(reward: Reward, limit: int | None) -> dict[str, Any]:
 
 
 def cascade_block(spec: TrainSpec) -> dict[str, Any]:
-    """Arguments of the cascade; scorers of the user's own have no known maximum."""
+    """Arguments of the cascade, but for the maximum."""
     carl = spec.carl
-    bounded = all(reward.function is None for reward in spec.rewards)
-    total = sum(reward.weight for reward in spec.rewards if reward.weight > 0)
-    own = {one.weight for one in spec.environments}  # a row has one of them
-    bounded &= len(own) < 2 and all(one.name for one in spec.environments)
-    total += max(own, default=0)
     return {
         "carl_weight": carl.weight,
         "warmup_steps": carl.warmup_steps,
         "carl_start": carl.carl_start,
         "open_by": carl.open_by,
-        "maximum": total if bounded else None,
     }
+
+
+def maximum(spec: TrainSpec) -> float | None:
+    """The highest task reward; None with a scorer of the user's own."""
+    bounded = all(reward.function is None for reward in spec.rewards)
+    total = sum(reward.weight for reward in spec.rewards if reward.weight > 0)
+    own = {one.weight for one in spec.environments}  # a row has one of them
+    bounded &= len(own) < 2 and all(one.name for one in spec.environments)
+    return total + max(own, default=0) if bounded else None
 
 
 def eval_block(spec: TrainSpec) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from carl_bundle.recipes.config import FIXED
+from carl_bundle.spec.class_limits import COEFFICIENT
 from carl_bundle.spec.document import Document, get
 from carl_bundle.spec.phases import KINDS
 
@@ -42,6 +43,7 @@ def _table(spec: Document) -> dict[str, tuple[str, ...]]:
         "self_test": RECIPE,
         "model.adapter": ("lora",),
         "model.class": ("model.frozen.architecture",),
+        "model.decoder": ("model.frozen.architecture",),
         "model.options.revision": (commit,),
         "model.options.attn_implementation": ("model.attention",),
         "model.options.quantization_config": ("model.quantize",),
@@ -105,6 +107,7 @@ def _phase(phase: str, spec: Document) -> dict[str, tuple[str, ...]]:
         "trainer.greater_is_better": ("eval.metric",),
         **{f"trainer.{name}": RECIPE for name in FIXED},
         "trainer.seed": ("seed",),
+        f"trainer.{COEFFICIENT}": ("model.frozen.architecture",),
         "trainer.fsdp": ("sharding",),
         "trainer.fsdp_config.activation_checkpointing": (
             f"{phase}.gradient_checkpointing",
@@ -129,7 +132,8 @@ def _phase(phase: str, spec: Document) -> dict[str, tuple[str, ...]]:
         "rewards": ("rewards.*",),
         "carl": ("carl.*",),
         "cascade.carl_weight": ("carl.weight",),
-        "cascade.maximum": ("rewards", "environments"),
+        "maximum": ("rewards", "environments"),
+        "non_finite": ("non_finite",),
         "cascade": ("carl.*",),
     }
     table |= _mixture(phase, spec, table)

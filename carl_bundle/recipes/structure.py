@@ -6,6 +6,7 @@ from typing import get_args
 
 from carl_bundle.recipes.config import streams, templated, thinking
 from carl_bundle.spec.blocks import LoraSettings, Scorer
+from carl_bundle.spec.class_limits import limits_of
 from carl_bundle.spec.phases import PhaseSettings, RLOOSettings, SampledSettings
 from carl_bundle.spec.reward_rules import generation_faults
 from carl_bundle.spec.train_spec import TrainSpec
@@ -84,6 +85,7 @@ def structure(spec: TrainSpec) -> dict[str, str | bool]:
         "model": "builtin" if spec.model.is_builtin else "pretrained",
         "adapter": adapter(spec),
         "template": templated(spec),
+        "decoder": "decoder" in limits_of(spec.model),
         "vision": spec.vision,
         "vllm": spec.sampled is not None and spec.sampled.vllm is not None,
         "quantized": spec.model.quantize is not None,
@@ -107,6 +109,7 @@ def structure(spec: TrainSpec) -> dict[str, str | bool]:
         "python_environment": "python" in environments,
         "sql_environment": "sql" in environments,
         "user_environments": None in environments,
+        "stall": spec.stall_timeout is not None,
         "tracking": spec.report_to != ("none",),
         "baseline": spec.eval.baseline is not None,
         "threshold": spec.eval.threshold is not None,

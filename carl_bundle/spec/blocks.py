@@ -89,6 +89,7 @@ class FrozenModel(Block):
     quantization: Identifier | None = None
     vocab_size: Positive | None = None
     context_length: Positive | None = None
+    experts: NonNegative | None = None
 
 
 class ModelSettings(Block):

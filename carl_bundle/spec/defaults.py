@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from carl_bundle.spec.blocks import LoraSettings, Reward
+from carl_bundle.spec.class_limits import checkpointing_fault
 from carl_bundle.spec.phases import KINDS, PhaseSettings, SampledSettings
 from carl_bundle.spec.train_spec import TrainSpec
 
@@ -202,6 +203,8 @@ def _phase(spec: TrainSpec, name: str, lora: bool) -> PhaseSettings:
     numbers = {**OTHER[name], "learning_rate": RATES[name][lora]}
     if spec.model.is_builtin:
         numbers = EMBEDDED[name]
+    elif checkpointing_fault(spec):
+        numbers["gradient_checkpointing"] = False
     filled = _fill(spec, chosen, {**OWN[name], **numbers})
     if isinstance(chosen, SampledSettings) and isinstance(filled, SampledSettings):
         return _fit_groups(spec, chosen, filled)

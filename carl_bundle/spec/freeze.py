@@ -10,6 +10,7 @@ from typing import Literal, TypeVar
 from carl_bundle.errors import Problem, SpecError
 from carl_bundle.spec.architecture import AutoClass
 from carl_bundle.spec.blocks import DataSettings, FrozenModel, ModelSettings, Rows
+from carl_bundle.spec.class_limits import class_entry, lacking
 from carl_bundle.spec.locate import SHA, is_hub_id, locate
 from carl_bundle.spec.model_files import ModelFiles
 from carl_bundle.spec.model_spec import ModelSpec
@@ -91,7 +92,12 @@ def _freeze_model(spec: TrainSpec, report: Callable[[str], None]) -> ModelSettin
             [Problem("model.id", f"{message} trained", quantization.remedy)]
         )
     frozen = describe(found).model_copy(update={"tokenizer_commit": tokenizer_commit})
-    return model.model_copy(update={"frozen": frozen, "revision": files.commit})
+    model = model.model_copy(update={"frozen": frozen, "revision": files.commit})
+    seen = spec.model_copy(update={"model": model})
+    problem = lacking(seen, files.json("config.json") or {})
+    if problem:
+        raise SpecError([problem])
+    return model
 
 
 def _check_tool_calls(files: ModelFiles) -> None:
@@ -121,18 +127,22 @@ def describe(model: ModelSpec) -> FrozenModel:
         mode = "unknown"
     elif thinking is not None:
         mode, switch = thinking.mode, thinking.switch if thinking.boolean else None
+    architecture, experts = known(model.architecture.name), None
+    if class_entry(architecture).get("balance"):
+        experts = model.experts.total if model.experts else 0
     return FrozenModel(
         commit=model.commit,
         config_sha256=model.config_sha256,
         chat_template_sha256=model.chat_template_sha256,
         model_type=model.architecture.model_type,
-        architecture=known(model.architecture.name),
+        architecture=architecture,
         auto_class=_loadable(model.architecture.auto_class),
         thinking=mode,
         thinking_switch=switch,
         quantization=model.quantization.method if model.quantization else None,
         vocab_size=known(model.vocab_size),
         context_length=known(model.context_length),
+        experts=experts,
     )
 
 

@@ -19,7 +19,7 @@ _SAMPLED = (
     "reward_std",
     "frac_reward_zero_std",
     "kl",
-    "rewards/infinite",
+    "rewards/non_finite",
     "rewards/carl/mean",
     "rewards/carl/std",
     "completions/clipped_ratio",

@@ -54,6 +54,7 @@ CONTROLLED = {
     "ignore_data_skip": _RESUME,
     "restore_callback_states_from_checkpoint": _RESUME,
     "enable_jit_checkpoint": _RESUME,
+    "sync_ref_model": "remove it: no checkpoint holds a reference model that changes",
     "push_to_hub": _PUSH,
     "hub_model_id": _PUSH,
     "hub_private_repo": _PUSH,

@@ -38,6 +38,7 @@ def broken_rules(spec: TrainSpec) -> list[Problem]:
 
     The rules see the values that a run would use, defaults included.
     """
+    from carl_bundle.spec.class_limits import class_rules
     from carl_bundle.spec.defaults import resolve
     from carl_bundle.spec.passthrough import check_trainer
     from carl_bundle.spec.phase_rules import phase_rules
@@ -54,7 +55,7 @@ def broken_rules(spec: TrainSpec) -> list[Problem]:
     problems += _gate(run)
     problems += _not_read(run)
     problems += [*reward_rules(run), *tool_rules(run)]
-    problems += phase_rules(run)
+    problems += [*phase_rules(run), *class_rules(run)]
     problems += [*sharding_rules(run), *gym_reward_rules(run)]
     if run.sampled:
         problems += carl_rules(run)

@@ -19,6 +19,12 @@ def sharding_rules(spec: TrainSpec) -> Iterator[Problem]:
             "the built-in model is too small to spread over GPUs",
             "remove it, or name another model",
         )
+    if kind != "fsdp2" and spec.non_finite == "skip":
+        yield Problem(
+            "sharding, non_finite",
+            "DeepSpeed updates the weights before a step can be left out",
+            "set non_finite: stop, or sharding: fsdp2",
+        )
     whole = kind != "zero2"  # which spreads the optimizer and the gradients alone
     quantized = model.quantize or (model.frozen and model.frozen.quantization)
     if whole and quantized:

@@ -39,6 +39,7 @@ from carl_bundle.spec.text import AS_TUPLE, Identifier
 
 Method = Literal["sft", "grpo", "rloo", "dpo", "kto", "orpo", "pipeline"]
 Sharding = Literal["none", "fsdp2", "zero2", "zero3"]
+NonFinite = Literal["stop", "skip"]
 Reporter = Literal["none", "trackio", "wandb", "tensorboard"]
 
 
@@ -60,6 +61,7 @@ class TrainSpec(Block):
     data: DataSettings = DataSettings.model_construct()
     lora: LoraSettings | Literal[False] | None = None
     sharding: Sharding = "none"
+    non_finite: NonFinite = "stop"
     sft: SFTSettings = SFTSettings.model_construct()
     grpo: GRPOSettings = GRPOSettings.model_construct()
     rloo: RLOOSettings = RLOOSettings.model_construct()
@@ -77,6 +79,7 @@ class TrainSpec(Block):
         "none",
     )
     output_dir: Identifier | None = None
+    stall_timeout: Annotated[float, Field(gt=0, le=1e6)] | None = None  # seconds
     dependencies: Annotated[tuple[Identifier, ...], AS_TUPLE] = ()
 
     @field_validator("report_to", mode="before")

@@ -25,7 +25,7 @@
 # dependencies = [
 #     "accelerate==1.15.0",
 #     "datasets==5.2.0",
-#     "numpy==2.4.6",
+#     "numpy==2.3.5",
 #     "peft==0.21.2",
 #     "safetensors==0.8.0",
 #     "torch==2.13.0",
@@ -49,7 +49,7 @@ Settings are in CONFIG; the code below only reads it. Departures from plain TRL:
   how each token was chosen: Phi = 1 - H / ln V of the policy that TRL scores. Groups
   with equal task rewards get damped advantages. A row without a task reward or
   without R_CARL has no advantage.
-- GRPO: an infinite reward is treated as missing (None).
+- GRPO: an infinite reward, or NaN, is an error, or missing (None): `non_finite`.
 - Each phase is a process of its own; what it leaves behind is in the run directory.
 
     python train.py                          on all visible GPUs, or on the CPU
@@ -80,8 +80,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from importlib.metadata import distributions
@@ -95,7 +96,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-# ---- configuration sha256:ea15a17a21be -----------------------------------------------
+# ---- configuration sha256:22f63cbdd4ec -----------------------------------------------
 CONFIG = {
     "name": "grpo-tools",
     "run_dir": "runs/grpo-tools",
@@ -146,6 +147,7 @@ CONFIG = {
             "too_long": "drop",
         },
         "bf16": None,
+        "non_finite": "stop",
         "result": "model",
         "trainer": {
             "max_steps": 200,
@@ -186,6 +188,7 @@ CONFIG = {
             ],
         },
         "samples_every": 10,
+        "maximum": 6.5,
         "rewards": [
             {
                 "name": "tool_call_format",
@@ -235,7 +238,6 @@ CONFIG = {
             "warmup_steps": 10,
             "carl_start": None,
             "open_by": None,
-            "maximum": 6.5,
         },
     },
     "self_test": {
@@ -392,8 +394,18 @@ def json_value(value: Any) -> Any:
     return json.loads(json.dumps(value), parse_constant=lambda name: None)
 
 
-# ---- carl_runtime_min/run.py sha256:e0c9c465efd9 -------------------------------------
+# ---- carl_runtime_min/run.py sha256:e4f7b986a1ba -------------------------------------
 STATE = "trainer_state.json"  # the last file of a checkpoint: beside it, all is whole
+
+
+def sync(paths: Iterable[Path]) -> None:
+    """Wait until files and folders are on the disk, as a power cut would find them."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -401,6 +413,7 @@ def write_json(path: Path, value: Any) -> None:
     draft = path.with_name(f".{path.name}.draft")
     try:
         draft.write_text(json.dumps(json_value(value), indent=2))
+        sync([draft])
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
@@ -470,10 +483,10 @@ class Run:
         lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
         return [json.loads(line) for line in lines]
 
-    def summarise(self, **facts: Any) -> None:
-        """Add `facts` to summary.json."""
+    def summarise(self, file: str = "summary", **facts: Any) -> None:
+        """Add `facts` to summary.json, or to another file."""
         if self.first:
-            path = self.path / "summary.json"
+            path = self.path / f"{file}.json"
             write_json(path, read_json(path) | facts)
 
     def start(self) -> tuple[Path | None, dict[str, Any]]:
@@ -492,6 +505,14 @@ class Run:
             if path not in keep:
                 (path / STATE).unlink(missing_ok=True)  # from now on it is not whole
                 shutil.rmtree(path)
+
+    def rotate(self, limit: int | None, best: str | None) -> None:
+        """Of checkpoints that are all whole, keep the last ones and the best one."""
+        whole = list(self.checkpoints.glob("checkpoint-*"))
+        whole.sort(key=lambda path: int(path.name.split("-")[1]))
+        spare = [path for path in whole[:-1] if path != Path(best or "")]
+        gone = spare[: max(0, len(whole) - (limit or len(whole)))]
+        self.clean([path for path in whole if path not in gone])
 
     def rewind(self, step: int, states: dict[Path, dict[str, Any]]) -> None:
         """Remove what this phase did after `step`, and what is not whole."""
@@ -971,9 +992,10 @@ def conciseness_reward(options: dict[str, Any]) -> RowReward:
     return RowReward("conciseness", scorer)
 
 
-# ---- carl_runtime_min/data.py sha256:27c8bdba936d ------------------------------------
+# ---- carl_runtime_min/data.py sha256:6068817e572e ------------------------------------
 QUESTIONS = ("prompt", "messages")
 ANSWERS = ("completion", "chosen", "rejected")
+IMAGES = ("image", "images")
 
 
 def file_rows(source: dict[str, Any]) -> Any:
@@ -1058,7 +1080,8 @@ def prepared(rows: Any, source: dict[str, Any], tokenizer: Any) -> Any:
     def ours(row: dict[str, Any], place: int) -> dict[str, Any]:
         return shaped_row(row, kept[place] + 1, source, tokenizer)
 
-    unread = sorted({*ANSWERS} & {*rows.column_names} - {*columns})  # TRL reads them
+    others = {*rows.column_names} - {*columns}
+    unread = sorted({*ANSWERS, *IMAGES} & others)  # by us; TRL reads them
     return rows.select(kept).map(ours, with_indices=True, remove_columns=unread)
 
 
@@ -1192,72 +1215,6 @@ def add_adapter(model: Any, targets: list[str], settings: dict[str, Any]) -> Any
     return get_peft_model(model, config)
 
 
-# ---- carl_runtime_min/limits.py sha256:8212b9989ebb ----------------------------------
-BALANCE = "router_aux_loss_coef"
-
-
-def spared(
-    model: Any, run: Run, arguments: dict[str, Any], text: bool = True
-) -> dict[str, Any]:
-    """The trainer's arguments without what the model's class does not have.
-
-    With `text` the model is tried on some. UsageError if it does not learn from that.
-    """
-    bare = getattr(model, "get_base_model", lambda: model)()
-    changed: dict[str, Any] = {}
-    config, name = bare.config.get_text_config(), type(bare).__name__
-    if arguments["gradient_checkpointing"] and not bare.supports_gradient_checkpointing:
-        changed["gradient_checkpointing"] = False
-        run.say(f"{name} has no activation checkpointing: it needs more memory")
-    balance = arguments.get(BALANCE, getattr(config, BALANCE, 0))
-    experts = any(map(stacked_experts, bare.modules()))
-    known = experts and hasattr(config, "num_experts")  # TRL needs both
-    if balance and not known and run.phase != "orpo":
-        changed[BALANCE] = 0.0
-        run.say(f"{name}: TRL cannot compute the loss that balances experts; left out")
-    words = bare.get_input_embeddings()
-    if bare.base_model is bare:  # TRL would take the whole for the decoder
-        parts = dict(bare.named_children()).items()
-        own = [n for n, x in parts if getattr(x, "embed_tokens", None) is words]
-        bare.base_model_prefix = own[0] if own else bare.base_model_prefix
-    arguments = {**arguments, **changed}
-    if text:
-        check_text(model, bare, arguments)
-    return arguments
-
-
-def check_text(model: Any, bare: Any, arguments: dict[str, Any]) -> None:
-    """Try two tokens as TRL takes them: decoder, output head and, if need be, sampling.
-
-    UsageError with what the class says if it fails: it needs an image, a language, ...
-    """
-    if torch.cuda.is_available() and bare.device.type == "cpu":
-        model.to(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")  # as the trainer will
-    ids = torch.ones(1, 2, dtype=torch.long, device=bare.device)
-    row, training = {"input_ids": ids, "attention_mask": ids}, model.training
-    if arguments["gradient_checkpointing"]:
-        bare.enable_input_require_grads()  # as adapters need it
-    model.train()
-    try:
-        with torch.random.fork_rng():
-            states = bare.base_model(**row, use_cache=False)
-            bare.get_output_embeddings()(states.last_hidden_state)
-            bare.prepare_inputs_for_generation(ids)
-            if "num_generations" in arguments:
-                bare.generate(**row, max_new_tokens=2)
-    except Exception as error:  # any class may fail in any way
-        said, name = " ".join(str(error).split()), type(bare).__name__
-        reason = f"{name} cannot be trained on text alone: {said}"
-        hooked = "requires grad" in said  # the hook above changed what it writes to
-        remedy = (
-            "set gradient_checkpointing: false" if hooked else "choose another model"
-        )
-        raise UsageError(reason, remedy=remedy) from error
-    model.train(training)
-    if arguments["gradient_checkpointing"]:
-        bare.disable_input_require_grads()
-
-
 # ---- carl_runtime_min/supervisor.py sha256:1d681ba3afa2 ------------------------------
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
@@ -1335,7 +1292,74 @@ def asked_to_stop(path: Path) -> bool:
     return (path / "stop").exists()
 
 
-# ---- carl_runtime_min/steps.py sha256:290173f0e32a -----------------------------------
+# ---- carl_runtime_min/guards.py sha256:88489e85d0e4 ----------------------------------
+class FiniteSteps:
+    """Mixin: no update comes from a loss or a gradient that is not finite.
+
+    What one process finds, all act on: they stop, or leave the update out ("skip").
+    """
+
+    run: Run
+    non_finite = "stop"
+    finite = True  # the losses of this step
+    skipped = 0  # updates
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        broken = [not self.finite, not math.isfinite(norm or 0)]
+        found = torch.tensor(broken, device=self.args.device).float()
+        loss, gradient = self.accelerator.reduce(found).tolist()
+        self.finite = True
+        if loss or gradient:
+            self.skipped += 1
+            self.not_finite("the loss" if loss else "the gradient")
+            self.run.summarise(
+                "summary", **{f"{self.run.phase}_skipped_steps": self.skipped}
+            )
+            for weight in model.parameters():
+                weight.grad = None  # the optimizer then leaves it and its state alone
+        return norm
+
+    def log(self, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        logs.update({"skipped_steps": self.skipped} if self.skipped else {})
+        super().log(logs, *args, **kwargs)
+
+    def not_finite(self, what: str, samples: Sequence[dict[str, Any]] = ({},)) -> None:
+        """Record that `what` is not finite in this step. CarlError if it is to stop."""
+        step, remedy = self.state.global_step + 1, "or leave it out: non_finite: skip"
+        for sample in samples:
+            self.run.append("non_finite", {"step": step, "what": what, **sample})
+        if self.non_finite == "stop":
+            remedy = f"look at non_finite.jsonl for what led to it, {remedy}"
+            raise CarlError(f"{what} is not finite in step {step}", remedy=remedy)
+        self.run.say(f"{self.run.phase} {step}: {what} is not finite, and left out")
+
+
+def nan_is_infinite(reward: Any) -> Any:
+    """A reward function with inf for NaN, which TRL would take for None."""
+
+    def marked(found: Any) -> list[Any]:
+        return [math.inf if x is not None and math.isnan(x) else x for x in found]
+
+    @functools.wraps(reward)
+    def called(**given: Any) -> list[Any]:
+        return marked(reward(**given))
+
+    @functools.wraps(reward)
+    async def awaited(**given: Any) -> list[Any]:
+        return marked(await reward(**given))
+
+    return awaited if inspect.iscoroutinefunction(reward) else called
+
+
+def correlation(x: Tensor, y: Tensor) -> float | None:
+    """Pearson's of two [B], where both are known; None if one of them is constant."""
+    pair = torch.stack([x, y]).double()[:, (x + y).isfinite()]  # [2, known]
+    varies = pair.numel() and (pair.amax(1) > pair.amin(1)).all()
+    return torch.corrcoef(pair)[0, 1].item() if varies else None
+
+
+# ---- carl_runtime_min/steps.py sha256:9d47968d0bb7 -----------------------------------
 DIGESTED = 1 << 28  # weights hashed after each step; of more, only at checkpoints
 
 
@@ -1348,30 +1372,34 @@ def digest(*values: Any) -> str:
             found.update(f"{value.dtype}{list(value.shape)}".encode())
             flat = value.detach().cpu().reshape(-1).view(torch.uint8)
             found.update(flat.numpy().data)
-        elif isinstance(value, dict):
+        elif isinstance(value, Mapping):  # processors of images make no plain dict
             for key in sorted(value):
                 found.update(key.encode())
                 add(value[key])
         elif isinstance(value, list | tuple):
             for each in value:
                 add(each)
-        else:  # an image is known by its type: the rest of its row tells which it is
+        elif hasattr(value, "tobytes"):  # the pixels of an image
+            found.update(value.tobytes())
+        else:
             found.update(json.dumps(value, default=lambda x: type(x).__name__).encode())
 
     add(values)
     return found.hexdigest()
 
 
-# ---- carl_runtime_min/resume.py sha256:508aed393d07 ----------------------------------
+# ---- carl_runtime_min/resume.py sha256:360ffc24b71b ----------------------------------
 COUNTERS = (
     "_tr_loss",
     "_globalstep_last_logged",
     "_metrics",
     "_stored_metrics",  # as ORPO calls them
     "_total_train_tokens",
+    "skipped",
 )
-WINDOW = ("_step", "_buffered_inputs")  # samples that several steps share
+WINDOW = ("_step", "_buffered_inputs", "completion_ids", "rewards")  # of several steps
 CHECKPOINT_HOOKS = {
+    "_get_grad_norm": "model, grad_norm",
     "_maybe_log_save_evaluate": "tr_loss",
     "_save_rng_state": "output_dir",
     "_load_rng_state": "checkpoint",
@@ -1383,10 +1411,9 @@ class Stopped(Exception):  # noqa: N818  (no error)
     """The run was asked to stop in the middle of an optimizer step."""
 
 
-class ExactResume:
+class ExactResume(FiniteSteps):
     """Mixin of a trainer that is trained by `fit`, which sets `run`."""
 
-    run: Run
     between: dict[str, Any] | None = None  # what holds after the last step
     seen: tuple[str, ...] = ()  # digests of the batches of this step
 
@@ -1421,13 +1448,15 @@ class ExactResume:
         finally:
             if hook:
                 hook.remove()
+        self.finite &= bool(loss.isfinite())
         self.seen += (digest(inputs),)
         return loss
 
     def step_record(self) -> dict[str, Any]:
         """What the step was made of and led to, for a replay to compare."""
         samples, rewards = vars(self).get("completion_ids"), vars(self).get("rewards")
-        trained = {n: w for n, w in self.model.named_parameters() if w.requires_grad}
+        weights = [(n, w) for n, w in self.model.named_parameters() if w.requires_grad]
+        trained = {n: getattr(w, "to_local", lambda w=w: w)() for n, w in weights}
         few = sum(map(Tensor.numel, trained.values())) < DIGESTED
         seen, self.seen = self.seen, ()
         return {
@@ -1459,6 +1488,16 @@ class ExactResume:
         torch.cuda.set_rng_state_all(self.between["cuda"])
         self._save_checkpoint(self.model, None)
 
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Older checkpoints go when all of this one is on the disk."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        super()._save_checkpoint(model, trial)
+        self.args.save_total_limit = limit
+        if self.run.first:
+            new = self.run.checkpoints / f"checkpoint-{self.state.global_step}"
+            sync([new / STATE, new, new.parent])
+            self.run.rotate(limit, self.state.best_model_checkpoint)
+
     def _save_rng_state(self, folder: str) -> None:
         from safetensors.torch import save_file
 
@@ -1476,6 +1515,8 @@ class ExactResume:
         told = json.dumps(plain(self.counters()))
         save_file(tensors, self.counters_file(folder), {"counters": told})
         self.accelerator.wait_for_everyone()  # the next file says that all is whole
+        if self.run.first:
+            sync([*Path(folder).rglob("*"), *self.run.path.glob("*.jsonl")])
 
     def _load_rng_state(self, folder: str | None) -> None:
         from safetensors import safe_open
@@ -1501,7 +1542,7 @@ class ExactResume:
         return Path(str(folder)) / f"counters-{rank}.safetensors"
 
 
-# ---- carl_runtime_min/fit.py sha256:fd131faa2501 -------------------------------------
+# ---- carl_runtime_min/fit.py sha256:6929fcc64b6f -------------------------------------
 SHOWN = (
     "loss mean_token_accuracy rewards/accuracies reward phi phi/chosen phi/rejected "
     "carl/weight eval_loss eval_reward"
@@ -1627,7 +1668,7 @@ def fit(
         best = Path(str(state["best_model_checkpoint"] or start)).name
         trainer._load_from_checkpoint(str(run.checkpoints / best))
     else:
-        trainer.run = run
+        trainer.run, trainer.non_finite = run, settings["non_finite"]
         try:
             trainer.train(resume_from_checkpoint=str(start) if start else None)
         except Stopped:
@@ -1644,6 +1685,7 @@ def fit(
     if run.first:
         shutil.rmtree(draft / "ref", ignore_errors=True)  # TRL's copy of the adapters
         shutil.rmtree(result, ignore_errors=True)
+        sync([*draft.rglob("*"), draft])
         draft.replace(result)
         run.summarise(weights_sha256=weights_sha256(result))
         if state["best_metric"] is not None:
@@ -1663,10 +1705,12 @@ def check_hooks(trainer_class: type, hooks: dict[str, str]) -> None:
             raise CarlError(f"TRL's {name} takes ({found})", remedy=remedy, exit_code=4)
 
 
-# ---- carl_runtime_min/grpo.py sha256:bd1b5e062fe5 ------------------------------------
+# ---- carl_runtime_min/grpo.py sha256:459ce06070c5 ------------------------------------
 SAMPLES = 4  # completions recorded at a time
 HOOKS = {
     **CHECKPOINT_HOOKS,
+    "_get_train_sampler": "dataset",
+    "_init_training_state": "max_steps, num_update_steps_per_epoch",
     "_generate": "prompts",
     "_generate_and_score_completions": "inputs",
     "_calculate_rewards": "inputs, prompts, completions, completion_ids_list",
@@ -1703,13 +1747,30 @@ class CoherenceReward:
 class SampledPolicy(ExactResume):
     """Mixin: keeps what was sampled, bars infinite rewards, records samples."""
 
-    def record_in(self, run: Run, every: int) -> None:
-        """Write samples to `run` at each `every`-th step."""
-        self.run, self.samples_every = run, every
+    reward_funcs: list[Any]
+    tasks = slice(None)  # which rewards are the task's
+
+    def record_in(self, run: Run, every: int, maximum: float | None = None) -> None:
+        """Write samples to `run` at each `every`-th step.
+
+        `maximum` is that of the weighted task rewards' sum, if bounded.
+        """
+        self.run, self.samples_every, self.maximum = run, every, maximum
+        self.reward_funcs = list(map(nan_is_infinite, self.reward_funcs))
 
     def log_now(self, name: str, value: float | None) -> None:
         mode = "train" if self.model.training else "eval"
         self._metrics[mode][name].append(math.nan if value is None else value)
+
+    def _get_train_sampler(self, *args: Any) -> Any:
+        self.order = super()._get_train_sampler(*args)
+        return self.order
+
+    def _init_training_state(self, *args: Any) -> Any:
+        epochs, steps = super()._init_training_state(*args)
+        for _ in range(epochs):  # TRL draws the order of an epoch when it begins
+            next(iter(self.order), None)
+        return epochs, steps
 
     def _generate(self, prompts: list[Any]) -> Any:
         generated = super()._generate(prompts)
@@ -1743,8 +1804,7 @@ class SampledPolicy(ExactResume):
 
     def fields(self, log_probs: Tensor, entropy: Tensor) -> list[dict[str, Tensor]]:
         """Cut padded scores, [B, T] each, to the policy's tokens of each completion."""
-        own = self.tool_mask or [[1] * len(row) for row in self.completion_ids]
-        cut = []
+        own, cut = self.own_tokens(), []
         for i, row in enumerate(torch.stack([log_probs, entropy], 1).float().cpu()):
             places = torch.tensor(own[i]).nonzero().squeeze(-1)
             field = {"token_logps": row[0, places], "token_entropies": row[1, places]}
@@ -1752,18 +1812,53 @@ class SampledPolicy(ExactResume):
             cut.append(field)
         return cut
 
+    def own_tokens(self) -> list[list[int]]:
+        """1 for a token that the policy drew, 0 for one of a tool."""
+        return self.tool_mask or [[1] * len(row) for row in self.completion_ids]
+
     def _calculate_rewards(self, inputs: Any, *batch: Any) -> Tensor:
+        from accelerate.utils import gather_object
+
         rewards: Tensor = super()._calculate_rewards(inputs, *batch)  # [global B, F]
         broken = rewards.isinf()
-        self.log_now("rewards/infinite", broken.any(1).sum().item())
+        self.log_now("rewards/non_finite", broken.any(1).sum().item())
+        if broken.any():
+            texts, names = gather_object(batch[1]), self.reward_func_names
+            found = [
+                {"reward": names[j], "sample": i, "completion": texts[i]}
+                for i, j in broken.nonzero().tolist()
+            ]
+            first = "reward {reward} of sample {sample}".format(**found[0])
+            self.not_finite(first, found)
         rewards[broken] = math.nan
         self.completions, self.rewards = batch[1], rewards
         return rewards
+
+    def log_rewards(self) -> None:
+        """What tells no answers apart, and how rewards depend on the length."""
+        rewards = self.rewards * self.reward_weights.to(self.rewards.device)
+        scored = ~rewards.isnan().all(1)  # [global B]
+        tokens = torch.tensor(list(map(sum, self.own_tokens())), device=rewards.device)
+        lengths = self.accelerator.gather(tokens)[scored]
+        total, each = rewards.nansum(1)[scored], self.rewards.T[:, scored]
+        self.log_now("rewards/length_correlation", correlation(lengths, total))
+        for name, values in zip(self.reward_func_names, each, strict=True):
+            found = correlation(lengths, values)
+            self.log_now(f"rewards/{name}/length_correlation", found)
+        tasks = rewards[:, self.tasks].nansum(1).masked_fill(~scored, math.nan)
+        groups = tasks.reshape(-1, self.num_generations)
+        apart = (groups - groups.nanmean(1, True)).abs().nan_to_num().amax(1)
+        self.log_now("rewards/tied_groups", (apart < 1e-6).float().mean().item())
+        if self.maximum is not None:
+            highest = tasks[scored] >= self.maximum - 1e-6 * abs(self.maximum)
+            self.log_now("rewards/saturated", highest.float().mean().item())
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
         step = self.state.global_step
         batch = super()._generate_and_score_completions(inputs)
         first = self.accelerator.process_index * len(inputs)
+        if self.model.training:
+            self.log_rewards()
         due = self.model.training and step % self.samples_every == 0
         for i, field in enumerate(self.score(SAMPLES) if due else ()):
             phi = order_parameter(field["token_entropies"], head_width(self.model))
@@ -1791,6 +1886,7 @@ class CoherentPolicy(SampledPolicy):
     tie_weight: float
     multi_objective_aggregation = "sum_then_normalize"  # as RLOO, which has no choice
     scale_rewards = "none"
+    tasks = slice(-1)
 
     def _calculate_rewards(self, inputs: Any, *batch: Any) -> Tensor:
         if not self.model.training:  # an evaluation is by the task alone
@@ -1821,9 +1917,23 @@ class CoherentPolicy(SampledPolicy):
         self.log_now("carl/weight", cascade.weight(step))
         return rewards
 
+    told = False  # where the field comes from
+
+    def tell(self, source: str, fields: list[Any], scored: list[Any]) -> float:
+        """Record how far the field is from a pass of its own, in units of ln V."""
+        names = ("token_logps", "token_entropies")
+        pairs = zip(fields, scored, strict=True)
+        gaps = [one[name] - other[name] for one, other in pairs for name in names]
+        gap = torch.cat(gaps).abs().max().item() / math.log(head_width(self.model))
+        self.run.summarise("run", field={"source": source, "difference": gap})
+        self.told = True
+        return gap
+
     def batch_field(self) -> list[dict[str, Tensor]]:
         """The field of every completion of this batch, on this rank."""
         fields = self.score()
+        if not self.told:
+            self.tell("pass", fields, fields)
         ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
         if self.mask_truncated_completions:  # those have no say, thus no field
             for tokens, field in zip(self.completion_ids, fields, strict=True):
@@ -1901,7 +2011,9 @@ def show_row(tokenizer: Any, row: dict[str, Any], answers_only: bool = False) ->
         print("  never stop; check the chat template and the end-of-sequence token")
 
 
-# ---- carl_runtime_min/entry.py sha256:bcdbafd1cced -----------------------------------
+# ---- carl_runtime_min/entry.py sha256:4b0bddf2061d -----------------------------------
+ENDS = (0, 1, 3, 85)  # done, verdicts, to be resumed: other codes are errors
+MACHINE = ("hardware", "versions")  # what rounding depends on
 UNSET = "correct the name, grant the access or free the space"
 
 
@@ -1925,6 +2037,7 @@ def identity(config: dict[str, Any], phases: list[str]) -> dict[str, Any]:
     """What must be the same when a run continues, the most telling first."""
     blocks = [config[phase] for phase in phases]
     blocks += [block["validation"] for block in blocks if "validation" in block]
+    blocks += [source for block in blocks for source in block.get("mix", ())]
     data = [block["data"] for block in blocks if "data" in block]
     files = {one["id"] for one in data if Path(one["id"]).is_file()}
     launched = int(os.environ.get("WORLD_SIZE", 0))  # by whoever starts processes
@@ -1969,9 +2082,10 @@ def surroundings(config: dict[str, Any]) -> dict[str, Any]:
     """What else decides the result: machine and packages."""
     cuda = torch.cuda
     gpu = cuda.get_device_name() if cuda.is_available() else None
+    cpu = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     return {
         "seed": config["seed"],
-        "hardware": gpu or f"{platform.machine()}, {os.cpu_count()} cores",
+        "hardware": gpu or f"{cpu}, {os.cpu_count()} cores",
         "versions": {one.name: one.version for one in distributions()},
         "resume": "exact on a CPU or with full_determinism, else approximate",
     }
@@ -1983,8 +2097,12 @@ def enrol(
     """Claim the run directory and say there what runs: the lock, how many processes."""
     path, facts = args.run_dir.resolve(), identity(config, list(phases))
     lock = claim(path, facts, args.resume)
-    write_json(path / "run.json", {**facts, **surroundings(config)})
-    shutil.copyfile(sys.argv[0], path / "train.py")
+    before, here = read_json(path / "run.json"), surroundings(config)
+    moved = any(before.get(key, here[key]) != here[key] for key in MACHINE)
+    here["moved"] = moved or before.get("moved", False)
+    write_json(path / "run.json", {**facts, **here})
+    with contextlib.suppress(shutil.SameFileError):  # that copy may be run, too
+        shutil.copyfile(sys.argv[0], path / "train.py")
     (path / "stop").unlink(missing_ok=True)
     return lock, facts["world_size"]
 
@@ -2039,13 +2157,55 @@ def work(args: argparse.Namespace, phase: Callable[[Run], int]) -> int:
     accept_signals(args.run_dir.resolve())
     run = Run(args.run_dir.resolve(), args.phase, args.resume)
     run.until = args.until
-    code = guarded(lambda: phase(run), run.path)
-    if run.first:
-        run.clean(checkpoints(run.checkpoints))
-        with contextlib.suppress(OSError):  # a full disk: then it is the exit status
-            write_json(run.path / "exit.json", {"code": code, "phase": run.phase})
+    with together(run.path / "exit.json") as failed:
+
+        def attempt() -> int:
+            try:
+                return phase(run)
+            except Exception as error:
+                if code := failed():  # this one waited for that one
+                    reason, remedy = "another process failed", "see its own error"
+                    raise CarlError(reason, remedy=remedy, exit_code=code) from error
+                raise
+
+        code = guarded(attempt, run.path)
+        if run.first:
+            run.clean(checkpoints(run.checkpoints))
+        if (run.first or code not in ENDS) and not failed():
+            with contextlib.suppress(OSError):  # a full disk: then it is the status
+                write_json(run.path / "exit.json", {"code": code, "phase": run.phase})
     # torchrun would end rank 0, which may still write, if another rank seemed to fail
-    return code if run.first or code not in (1, 3, 85) else 0
+    return code if run.first or code not in ENDS else 0
+
+
+@contextlib.contextmanager
+def together(report: Path) -> Iterator[Callable[[], int]]:
+    """End this process if another one of the launch leaves the code of an error.
+
+    It may wait for that one for ever, in an operation that needs all of them. What the
+    context gives tells that code, 0 for none.
+    """
+    launched, ours = "RANK" in os.environ, "CARL_SUPERVISOR" in os.environ
+    over, old = threading.Event(), 0  # a supervisor has removed the old report
+    if report.exists() and not ours:
+        old = report.stat().st_mtime_ns
+
+    def failed() -> int:
+        new = launched and report.exists() and report.stat().st_mtime_ns != old
+        code = int(read_json(report).get("code", 0)) if new else 0
+        return 0 if code in ENDS else code
+
+    def watch() -> None:
+        while not over.wait(0.5):
+            if code := failed():
+                os._exit(code)
+
+    if launched:
+        threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield failed
+    finally:
+        over.set()
 
 
 def guarded(action: Callable[[], int], path: Path) -> int:
@@ -2068,7 +2228,7 @@ def guarded(action: Callable[[], int], path: Path) -> int:
         return getattr(error, "exit_code", 4 if expected else 70)
 
 
-# ---- carl_runtime_min/replay.py sha256:8aa15a797262 ----------------------------------
+# ---- carl_runtime_min/replay.py sha256:5e21c1753a3c ----------------------------------
 EXACT = ("batch", "samples", "state")
 ROUNDED = ("rewards", "norm", "weights")  # what another machine may round otherwise
 SIMILAR = 1e-3
@@ -2088,16 +2248,22 @@ def replay(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) 
     prepare(path, scratch, name, first)
     write_json(scratch / "run.json", facts)
     own = ["--run-dir", str(scratch), "--until", str(last), "--phase", name]
-    supervise([*sys.argv, *own], scratch, lock, facts["world_size"])
+    code = supervise([*sys.argv, *own], scratch, lock, facts["world_size"])
     os.close(lock)
+    if (stopped := (scratch / "stop").exists()) or code not in ENDS:
+        reason = f"no verdict: {name} ended with code {code}"
+        remedy = "run the replay again" if stopped else "mend what its error names"
+        raise CarlError(reason, remedy=remedy, exit_code=130 if stopped else code)
     run, here = read_json(path / "run.json"), surroundings(config)
-    same = all(run[key] == here[key] for key in ("hardware", "versions"))
+    same = not run["moved"] and all(run[key] == here[key] for key in MACHINE)
     exact = same and not torch.cuda.is_available()
     wanted = [recorded[step] for step in range(first, last + 1)]
     told = replay_verdict(wanted, recorded_steps(scratch, name), exact)
     print(f"replay: {told}, steps {first} to {last} of {name}, on {here['hardware']}")
+    if told.startswith("DIFFERENT"):
+        return 1
     shutil.rmtree(scratch)
-    return 1 if told.startswith("DIFFERENT") else 0
+    return 0
 
 
 def replay_verdict(
@@ -2110,8 +2276,11 @@ def replay_verdict(
     gap = 0.0
     for one in recorded:
         other = again.get(one["step"], {})
-        differing = [key for key in EXACT + ROUNDED if one[key] != other.get(key)]
-        gap = max([gap, *(distance(one[key], other.get(key)) for key in differing)])
+        pairs = {key: (one.get(key), other.get(key)) for key in EXACT + ROUNDED}
+        if other and other["weights"] is None:  # of many only at some steps
+            del pairs["weights"]
+        differing = [key for key, (then, now) in pairs.items() if then != now]
+        gap = max([gap, *(distance(*pairs[key]) for key in differing)])
         if differing and (exact or differing[0] in EXACT or not gap <= SIMILAR):
             return f"DIFFERENT: {differing[0]} of step {one['step']}"
         gap = max(gap, 1e-16 * bool(differing))
@@ -2165,7 +2334,7 @@ def distance(one: Any, other: Any) -> float:
     return float(abs(one - other) / max(abs(one), 1e-9))
 
 
-# ---- wiring sha256:e615baa9937c ------------------------------------------------------
+# ---- wiring sha256:043c16c89389 ------------------------------------------------------
 def grpo_data(tokenizer: Any, settings: dict[str, Any]) -> Any:
     rows = file_rows(settings["data"])
     rows = prepared(rows, settings["data"], tokenizer)
@@ -2201,12 +2370,12 @@ def grpo(run: Run) -> int:
     trainer = Trainer(
         model,
         rewards,
-        args=GRPOConfig(**spared(model, run, training_arguments(run, settings))),
+        args=GRPOConfig(**training_arguments(run, settings)),
         train_dataset=rows,
         processing_class=tokenizer,
     )
-    trainer.record_in(run, settings["samples_every"])
-    trainer.cascade = cascade = Cascade(**settings["cascade"])
+    trainer.record_in(run, settings["samples_every"], settings["maximum"])
+    trainer.cascade = cascade = Cascade(maximum=settings["maximum"], **settings["cascade"])
     trainer.tie_weight = settings["carl"]["tie_weight"]
     parts = {"cascade": cascade}
     if not fit(trainer, run, settings, parts):

@@ -41,6 +41,17 @@ def test_a_spec_from_standard_input(
     assert carl("bundle", "-").out == bundle(TrainSpec(seed=9))
 
 
+def test_what_a_class_cannot_do_is_remarked_upon(carl: Carl, tmp_path: Path) -> None:
+    (tmp_path / "carl.yaml").write_text(
+        "method: sft\ndata: rows.jsonl\nmodel: {id: ./x, frozen: {architecture: "
+        "CTRLLMHeadModel, auto_class: causal-lm}}\n"
+    )
+    found = carl("bundle", "carl.yaml")
+    assert found.code == 0
+    assert "sft.gradient_checkpointing is false" in found.err
+    assert '"gradient_checkpointing": False' in found.out
+
+
 def test_every_problem_is_reported_at_once(carl: Carl, tmp_path: Path) -> None:
     (tmp_path / "carl.yaml").write_text("sed: 1\ngrpo: {num_generations: 1.5}\n")
     found = carl("bundle", "carl.yaml")

@@ -12,7 +12,7 @@ from carl_bundle.errors import SpecError
 from carl_runtime_min.run import read_json
 from tests import tiny
 from tests.functional.test_methods import logged, preferences, spec_of
-from tests.scripts import here, load, render
+from tests.scripts import here, load, render, stop_in_step
 
 METHODS = ["sft", "grpo", "rloo", "dpo", "kto", "orpo"]
 
@@ -95,8 +95,8 @@ def test_a_stopped_stream_ends_as_one_that_was_not(
         script = render(folder, spec)
         if name == "stopped":
             run.mkdir(parents=True)
-            (run / "stop").touch()  # as the supervisor of a run does it at a signal
-            assert here(script, "--phase", "sft") == 85
+            stop_in_step(module := load(script), 2)
+            assert here(script, "--phase", "sft", module=module) == 85
             assert [row["step"] for row in logged(run)] == [1]
             (run / "stop").unlink()
         assert here(script, "--phase", "sft") == 0

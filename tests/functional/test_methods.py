@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 
-from carl_runtime_min.fit import Observer
-from carl_runtime_min.run import read_json, weights_sha256
+from carl_runtime_min.run import read_json, sha256, weights_sha256
 from tests import tiny
-from tests.scripts import GROUPS, SMALL, here, load, render
-from tests.trainers import Asked
+from tests.scripts import GROUPS, SMALL, here, load, render, stop_in_step
 
 TALK = [{"role": "user", "content": "one more letter?"}]
 RIGHT, WRONG = ({"role": "assistant", "content": text} for text in ("yes", "never"))
@@ -86,7 +84,7 @@ def test_preferences_train_and_are_measured(
 def test_a_stopped_run_ends_as_one_that_was_not(
     tmp_path: Path, tiny_model_dir: Path, method: str
 ) -> None:
-    """Stopped between generations, after a checkpoint, as a machine's crash would."""
+    """Stopped at the beginning of the second step, which is then given up."""
     digests = []
     for name in ("whole", "stopped"):
         folder = tmp_path / name
@@ -95,8 +93,8 @@ def test_a_stopped_run_ends_as_one_that_was_not(
         run = folder / "runs" / "x"
         if name == "stopped":
             run.mkdir(parents=True)
-            (run / "stop").touch()  # as the supervisor of a run does it at a signal
-            assert here(script, "--phase", method) == 85
+            stop_in_step(module := load(script), 2)
+            assert here(script, "--phase", method, module=module) == 85
             assert [row["step"] for row in logged(run)] == [1]
             (run / "stop").unlink()
         assert here(script, "--phase", method) == 0
@@ -122,14 +120,7 @@ def test_the_best_checkpoint_is_the_result_and_patience_survives_a_stop(
     run = tmp_path / "runs" / "x"
     run.mkdir(parents=True)
     module = load(script)
-    fit, stopped = module.fit, []
-
-    def stop_once(trainer: Any, run: Any, *rest: Any) -> bool:
-        trainer.add_callback(Asked(run.path, at) if not stopped else Observer())
-        stopped.append(True)
-        return bool(fit(trainer, run, *rest))
-
-    module.fit = stop_once
+    stop_in_step(module, at + 1)
     assert here(script, "--phase", method, module=module) == 85
     assert [row["step"] for row in logged(run)] == [*range(1, at + 1)]
     kept = run / "checkpoints" / method
@@ -145,7 +136,8 @@ def test_the_best_checkpoint_is_the_result_and_patience_survives_a_stop(
     assert method == "dpo" or max(scores) < 40
     summary = read_json(run / "summary.json")
     assert (summary["best_global_step"], summary["best_metric"]) == (best, scores[best])
-    assert weights_sha256(run / "model") == weights_sha256(kept / f"checkpoint-{best}")
+    best_weights = kept / f"checkpoint-{best}" / "model.safetensors"
+    assert weights_sha256(run / "model") == sha256(best_weights)
 
 
 def test_rloo_lets_carl_in(tmp_path: Path, tiny_model_dir: Path) -> None:

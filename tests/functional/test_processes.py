@@ -1,21 +1,18 @@
-"""Scripts as processes: codes, signals, crashes, two ranks."""
+"""Scripts as processes: codes, signals, crashes."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
 from carl_runtime_min.run import checkpoints, read_json
 from tests import tiny
-from tests.scripts import GROUPS, SMALL, Running, environment, render, run
+from tests.scripts import GROUPS, SMALL, Running, render, run
 
 pytestmark = pytest.mark.xdist_group("processes")  # they need the cores for themselves
 
@@ -183,109 +180,3 @@ def test_a_second_signal_ends_a_phase_at_once_and_it_can_go_on(
         assert second.code() == 85
     steps = metrics(path, "grpo")
     assert steps == list(range(1, last_step(path, "grpo") + 1))
-
-
-WITNESS = '''"""Runs the script, and notes on every rank what it trained."""
-
-import hashlib
-import json
-import os
-import runpy
-import sys
-from pathlib import Path
-
-script = sys.argv[0] = sys.argv.pop(1)
-sys.path.insert(0, str(Path(script).parent))
-import train
-
-original = train.fit
-
-
-def fit(trainer, run, *rest, **named):
-    done = original(trainer, run, *rest, **named)
-    digest = hashlib.sha256()
-    for name, tensor in sorted(trainer.model.state_dict().items()):
-        digest.update(name.encode() + tensor.numpy().tobytes())
-    facts = {
-        "world": trainer.accelerator.num_processes,
-        "weights": digest.hexdigest(),
-        "advantages": len(trainer._logs["advantages"]),
-        "cascade": vars(trainer.cascade),
-        "metrics": [x for x in trainer.state.log_history if "reward" in x],
-    }
-    Path(f"rank-{os.environ['RANK']}.json").write_text(json.dumps(facts))
-    return done
-
-
-train.fit = fit
-sys.exit(train.main())
-'''
-
-
-def test_two_ranks_train_one_model(tmp_path: Path, tiny_model_dir: Path) -> None:
-    spec: dict[str, Any] = {
-        "name": "ranks",
-        "method": "grpo",
-        "model": str(tiny_model_dir),
-        "data": str(tiny.write_jsonl(tmp_path / "qa.jsonl", tiny.questions(16))),
-        "lora": False,
-        "grpo": {**SMALL, **GROUPS, "max_steps": 3, "learning_rate": 0.001},
-        "rewards": [{"name": "pattern", "pattern": "[a-m]"}],
-        "carl": {"cascade": "adaptive", "open_by": 1, "warmup_steps": 2},
-    }
-    script = render(tmp_path, spec)
-    witness = tmp_path / "witness.py"
-    witness.write_text(WITNESS)
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    ended = subprocess.run(
-        [sys.executable, *launcher, str(witness), str(script), "--phase", "grpo"],
-        cwd=tmp_path,
-        env={**environment(), "ACCELERATE_USE_CPU": "true"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert ended.returncode == 0, ended.stderr
-    ranks = [read_json(tmp_path / f"rank-{rank}.json") for rank in (0, 1)]
-    assert [rank["world"] for rank in ranks] == [2, 2]
-    assert ranks[0]["weights"] == ranks[1]["weights"]
-    assert ranks[0]["cascade"] == ranks[1]["cascade"]
-    assert ranks[0]["cascade"]["opened_at"] == 1
-    for a, b in zip(ranks[0]["metrics"], ranks[1]["metrics"], strict=True):
-        assert a["rewards/carl/mean"] == b["rewards/carl/mean"]
-        assert a["carl/weight"] == b["carl/weight"]
-    path = tmp_path / "runs" / "ranks"
-    assert metrics(path, "grpo") == [1, 2, 3]  # one rank writes
-    assert read_json(path / "summary.json")["stage"] == "B"
-    assert read_json(path / "exit.json")["code"] == 0
-
-
-def test_a_launcher_may_start_the_processes(
-    tmp_path: Path, tiny_model_dir: Path
-) -> None:
-    """Each trains as one of them; what was done is not done again."""
-    spec: dict[str, Any] = {
-        "name": "joined",
-        "method": "sft",
-        "model": str(tiny_model_dir),
-        "data": str(tiny.write_jsonl(tmp_path / "qa.jsonl", tiny.questions(16))),
-        "sft": {**SMALL, "max_steps": 2},
-    }
-    script = render(tmp_path, spec)
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    for _ in range(2):
-        ended = subprocess.run(
-            [sys.executable, *launcher, str(script)],
-            cwd=tmp_path,
-            env={**environment(), "ACCELERATE_USE_CPU": "true"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert ended.returncode == 0, ended.stderr
-    path = tmp_path / "runs" / "joined"
-    assert metrics(path, "sft") == [1, 2]
-    assert read_json(path / "phases.json") == {"sft": 0}
-    assert read_json(path / "run.json")["world_size"] == 2
-    assert len(read_json(path / "summary.json")["weights_sha256"]) == 64
-    assert not list(path.glob("checkpoints/sft/checkpoint-result"))

@@ -88,13 +88,18 @@ def test_both_kinds_of_models_train_on_images(
 
 @pytest.mark.parametrize("method", ["rloo", "dpo", "kto"])
 def test_the_other_methods_take_images_too(
-    tmp_path: Path, models: dict[str, Path], method: str
+    tmp_path: Path,
+    models: dict[str, Path],
+    method: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     spec = spec_of(method, models["qwen"], tmp_path)
     if method != "rloo":
         pairs = {"dpo": {"chosen": "8, 12", "rejected": "left"}, "kto": {"label": True}}
         tiny_vision.clicks(tmp_path, **pairs[method])
     script = render(tmp_path, spec)
+    assert here(script, "--dry-run") == 0
+    assert "its images: 24 x 32; " in capsys.readouterr().out
     assert here(script, "--phase", method) == 0
     assert [row["step"] for row in records(tmp_path, "metrics")] == [1, 2]
 

@@ -103,6 +103,17 @@ def test_fsdp_reads_the_weights_once_a_machine() -> None:
     ]
 
 
+@pytest.mark.parametrize("sharding", ["none", *KINDS])
+def test_a_step_is_skipped_only_where_the_update_can_wait(sharding: str) -> None:
+    if sharding.startswith("zero"):
+        with pytest.raises(SpecError, match="before a step can be left out"):
+            spec(sharding, non_finite="skip")
+    else:
+        block = plan(spec(sharding, non_finite="skip")).config["sft"]
+        assert block["non_finite"] == "skip"
+    assert plan(spec(sharding)).config["sft"]["non_finite"] == "stop"
+
+
 @pytest.mark.parametrize("sharding", ["zero2", "zero3"])
 def test_deepspeed_knows_the_keys(sharding: str) -> None:
     zero_config = pytest.importorskip("deepspeed.runtime.zero.config")

@@ -20,7 +20,7 @@ from tests import tiny, trainers
 
 def test_the_difference_to_a_pass_of_its_own_is_measured_once(tmp_path: Path) -> None:
     trainers.grpo(tmp_path, CapturedScores, max_steps=3).train()
-    told = read_json(tmp_path / "summary.json")["field"]
+    told = read_json(tmp_path / "run.json")["field"]
     assert told["source"] == "generation"
     assert 0 < told["difference"] < 1e-6
 
@@ -46,7 +46,7 @@ def test_only_the_first_batch_costs_a_forward_more(tmp_path: Path) -> None:
         return len(seen)
 
     class Nothing(CapturedScores):
-        confirmed = True
+        told = True
 
     assert forwards(CapturedScores) == forwards(Nothing) + 1
     recorded = 1  # samples of the first step
@@ -109,7 +109,7 @@ PLAIN = {"lora": False, "grpo": {"bf16": False}}
             "generation",
         ),
         ({**HUB, "carl": {"field": "generation"}}, "generation"),
-        ({**HUB, **PLAIN, "environments": ["sql"]}, "pass"),
+        ({**HUB, **PLAIN, "environments": ["sql"], "rewards": []}, "pass"),
         ({**HUB, **PLAIN, "grpo": {"bf16": False, "vllm": "server"}}, "reuse"),
     ],
 )

@@ -150,6 +150,13 @@ def test_a_mapping_wins_over_a_column_that_has_our_name_already() -> None:
     assert plain(prepared(data, mapped, PLAIN))[0]["prompt"] == "new"
 
 
+@pytest.mark.parametrize("name", ["completion", "chosen", "image", "images"])
+def test_a_column_that_only_the_trainer_would_read_is_left_out(name: str) -> None:
+    data = Dataset.from_list([{"prompt": "a", name: "shots/1.png"}])
+    rows = prepared(data, source("x", columns={"prompt": "prompt"}), PLAIN)
+    assert plain(rows) == [{"prompt": "a"}]
+
+
 def test_columns_may_change_places() -> None:
     data = Dataset.from_list([{"prompt": "a", "answer": "q"}])
     mapped = source("x", columns={"prompt": "answer", "answer": "prompt"})

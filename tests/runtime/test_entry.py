@@ -8,12 +8,15 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+import torch
 
 from carl_bundle.recipes.config import ENVIRONMENT
 from carl_runtime_min import entry
@@ -181,6 +184,43 @@ def test_identity_follows_content(script: Path, tmp_path: Path) -> None:
     assert [key for key in second if second[key] != third[key]] == ["spec_sha256"]
 
 
+def test_every_source_of_a_mixture_is_part_of_the_identity(
+    script: Path, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "a"}\n')
+    mixed = [{"data": {"id": name, "revision": None}} for name in (str(rows), "org/x")]
+    later = {"mix": [{"data": {"id": str(script), "revision": None}}]}
+    blocks = config(sft={"mix": mixed, "validation": later})
+    found = identity(blocks, ["sft"])
+    assert found["data_sha256"] == {str(one): sha256(one) for one in (rows, script)}
+    assert found["data_revision"] == [None, None, None]
+
+
+def test_the_copy_in_the_run_directory_may_be_run_itself(
+    script: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_script(script, GOOD)
+    copy = script.parent / "run" / "train.py"
+    monkeypatch.setattr(sys, "argv", [str(copy), *sys.argv[1:]])
+    assert run_script(script, GOOD) == (0, "")
+    assert copy.read_text() == SCRIPT
+
+
+def test_a_run_that_went_on_elsewhere_says_so_for_ever(
+    script: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def moved() -> Any:
+        run_script(script, GOOD)
+        return read_json(script.parent / "run" / "run.json")["moved"]
+
+    assert [moved(), moved()] == [False, False]
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "other")
+        assert moved()
+    assert moved()
+
+
 IDENTITY = {
     "world_size": 1,
     "data_sha256": {"rows.jsonl": "d1"},
@@ -319,7 +359,9 @@ def in_phase(tmp_path: Path, result: Any, phase: str = "sft") -> int:
             raise result
         return int(result)
 
-    return work(Namespace(run_dir=tmp_path, resume="auto", phase=phase), action)
+    return work(
+        Namespace(run_dir=tmp_path, resume="auto", phase=phase, until=None), action
+    )
 
 
 @pytest.mark.parametrize("code", [0, 1, 3, 85])
@@ -338,8 +380,59 @@ def test_the_code_is_that_of_the_first_rank(
     monkeypatch.setenv("RANK", "1")
     half = checkpoint(tmp_path, "sft", 2, state="{")
     assert in_phase(tmp_path, result) == status
-    assert not (tmp_path / "exit.json").exists()
+    assert (tmp_path / "exit.json").exists() == (status != 0)
     assert Path(half).exists()
+
+
+@pytest.mark.parametrize("supervised", [True, False])
+def test_the_error_of_another_process_is_that_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, supervised: bool
+) -> None:
+    """What follows from it here is not told, nor written over it."""
+    monkeypatch.setenv("RANK", "0")
+    if supervised:
+        monkeypatch.setenv("CARL_SUPERVISOR", str(os.getpid()))
+    else:
+        write_json(tmp_path / "exit.json", {"code": 2, "phase": "sft"})  # an old one
+
+    def left_alone(run: Run) -> int:
+        write_json(tmp_path / "exit.json", {"code": 5, "phase": "sft"})
+        raise RuntimeError("connection closed by peer")
+
+    monkeypatch.setattr(threading, "Thread", Mock())  # it would end these tests
+    args = Namespace(run_dir=tmp_path, resume="auto", phase="sft", until=None)
+    assert work(args, left_alone) == 5
+    assert read_json(tmp_path / "exit.json")["code"] == 5
+    printed = capsys.readouterr().err
+    assert "another process failed" in printed
+    assert "connection" not in printed
+
+
+WAITING = """
+import sys, time
+from argparse import Namespace
+from pathlib import Path
+from carl_runtime_min.entry import work
+
+def wait(run):
+    print("waiting", flush=True)
+    time.sleep(600)
+
+work(Namespace(run_dir=Path(sys.argv[1]), resume="auto", phase="sft", until=None), wait)
+"""
+
+
+def test_a_process_that_waits_for_one_that_failed_ends_too(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITING, str(tmp_path)],
+        env={**os.environ, "RANK": "1", "WORLD_SIZE": "2"},
+        stdout=subprocess.PIPE,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"waiting\n"
+        write_json(tmp_path / "exit.json", {"code": 5, "phase": "sft"})
+        assert process.wait(timeout=60) == 5
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ from tests import tiny, trainers
 from tests.scripts import signals_restored
 from tests.trainers import Asked, Crash, run_dir
 
-SETTINGS = {"result": "model"}
-TIMES = ("runtime", "per_second", "step_time")
+SETTINGS = {"result": "model", "non_finite": "stop"}
+TIMES = ("runtime", "per_second", "step_time", "chain")  # which holds them too
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
@@ -295,7 +295,7 @@ def disk_full(*_: Any, **__: Any) -> None:
 
 def sft_code(folder: Path) -> int:
     """The exit code of a phase that trains like `fit_sft`."""
-    args = Namespace(run_dir=folder, resume="auto", phase="sft")
+    args = Namespace(run_dir=folder, resume="auto", phase="sft", until=None)
     with signals_restored():
         return work(args, lambda run: 0 if fit_sft(run.path, save_steps=1)[0] else 85)
 

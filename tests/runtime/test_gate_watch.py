@@ -32,7 +32,13 @@ def train(folder: Path, gate: Any, metric: str = METRIC, **given: Any) -> Any:
     stop = given.pop("stop", True)
     trainer, _ = trainers.sft(folder, max_steps=6, **given)
     watch = GateWatch(trainer, gate, metric, stop)
-    fit(trainer, run_dir(folder, "sft"), {"result": "model"}, {"gate": gate}, [watch])
+    fit(
+        trainer,
+        run_dir(folder, "sft"),
+        {"result": "model", "non_finite": "stop"},
+        {"gate": gate},
+        [watch],
+    )
     return trainer
 
 

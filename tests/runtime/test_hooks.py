@@ -73,7 +73,7 @@ def test_a_changed_hook_stops_the_script_before_it_trains(
     ],
 )
 def test_arguments_may_be_added_at_the_end_alone(found: Any, fits: bool) -> None:
-    trainer = type("Trainer", (), {"_compute_loss": found})
+    trainer = type("Trainer", (DPOTrainer,), {"_compute_loss": found})
     if fits:
         check_hooks(trainer, LOSS_HOOKS)
     else:

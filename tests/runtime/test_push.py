@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import huggingface_hub
 import pytest
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
 from carl_runtime_min.errors import CarlError
 from carl_runtime_min.push import push_result
@@ -55,17 +55,28 @@ def test_the_model_and_the_record_of_the_run_are_sent(
     assert "me/result" in capsys.readouterr().out
 
 
-def test_a_refusal_of_the_hub_is_a_remote_failure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+UNAUTHORIZED = httpx.Response(401, request=httpx.Request("POST", "https://hub/api"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        HfHubHTTPError("not now", response=UNAUTHORIZED),
+        HTTPError("not now"),  # of the client: there is no network
+        OfflineModeIsEnabled("not now"),
+    ],
+)
+@pytest.mark.parametrize("call", ["create_repo", "upload_folder", "upload_file"])
+def test_a_push_that_fails_is_a_remote_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, error: Exception
 ) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
-        request = httpx.Request("POST", "https://hub/api/repos/create")
-        response = httpx.Response(401, request=request)
-        raise HfHubHTTPError("401 Unauthorized", response=response)
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
-    monkeypatch.setattr(Hub, "create_repo", refuse)
-    with pytest.raises(CarlError, match="401 Unauthorized") as failed:
+    monkeypatch.setattr(Hub, "calls", [], raising=False)
+    monkeypatch.setattr(Hub, call, fail)
+    with pytest.raises(CarlError, match="push: not now") as failed:
         push_result(run_dir(tmp_path, "push"), {"repo": "x", "private": True})
     assert failed.value.exit_code == 5
     assert "HF_TOKEN" in failed.value.remedy

@@ -5,14 +5,15 @@ from __future__ import annotations
 import copy
 import json
 import random
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from carl_bundle.runs import RunRecord
-from carl_runtime_min.errors import UsageError
-from carl_runtime_min.replay import chosen_steps, distance, replay_verdict
+from carl_runtime_min.errors import CarlError, UsageError
+from carl_runtime_min.replay import chosen_steps, distance, replay, replay_verdict
 from carl_runtime_min.run import chain_link
 from tests.runtime.test_resume import StopAt, run_grpo
 
@@ -87,6 +88,43 @@ def test_another_machine_may_round_but_not_see_other_samples(twice: Any) -> None
     short = {step: other[step] for step in range(1, 8)}
     told = replay_verdict(list(one.values()), short, exact=False)
     assert told == "DIFFERENT: batch of step 8"
+
+
+def test_weights_that_only_a_request_to_stop_had_digested_are_not_compared(
+    twice: Any,
+) -> None:
+    _, one, other = twice
+    again = {**other, 3: {**other[3], "weights": None}}
+    assert replay_verdict(list(one.values()), again, exact=True) == "IDENTICAL"
+    again[3]["norm"] += 1.0
+    told = replay_verdict(list(one.values()), again, exact=True)
+    assert told == "DIFFERENT: norm of step 3"
+
+
+@pytest.mark.parametrize(
+    ("code", "stopped", "expected"), [(70, False, 70), (2, False, 2), (85, True, 130)]
+)
+def test_a_replay_that_does_not_come_to_its_end_gives_no_verdict(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+    stopped: bool,
+    expected: int,
+) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "steps.jsonl").write_text('{"phase": "sft", "step": 1}\n')
+
+    def supervised(command: Any, scratch: Path, *_: Any) -> int:
+        if stopped:
+            (scratch / "stop").touch()
+        return code
+
+    monkeypatch.setattr("carl_runtime_min.replay.supervise", supervised)
+    monkeypatch.setattr("sys.argv", [__file__])
+    args = Namespace(run_dir=tmp_path, replay="sft:1:1")
+    with pytest.raises(CarlError, match="no verdict: sft ended") as caught:
+        replay(args, {"sft": {}, "spec": {}}, ["sft"])
+    assert caught.value.exit_code == expected
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,11 @@ from carl_runtime_min.fit import fit
 from carl_runtime_min.gate import PhaseTransitionGate
 from carl_runtime_min.grpo import CoherentPolicy, ReusedScores
 from carl_runtime_min.preference import ORPOPhi, PreferencePhi
-from carl_runtime_min.run import read_json
+from carl_runtime_min.run import STATE, read_json
 from tests import tiny, trainers
 from tests.trainers import run_dir
 
-CLOCK = ("runtime", "per_second", "step_time")
+CLOCK = ("runtime", "per_second", "step_time", "chain")  # of lines with a time
 UNEVEN = {"logging_steps": 3, "max_steps": 8, "save_steps": 100}
 SHARED = {"num_iterations": 2, "gradient_accumulation_steps": 2}
 MIXINS = {"DPO": PreferencePhi, "KTO": PreferencePhi, "ORPO": ORPOPhi}
@@ -35,7 +37,9 @@ class StopAt:
         hook = register_module_forward_pre_hook(self.hear)
         self.policy, run = trainer.model, run_dir(self.folder, phase)
         try:
-            return fit(trainer, run, {"result": "model"}, parts, watches)
+            return fit(
+                trainer, run, {"result": "model", "non_finite": "stop"}, parts, watches
+            )
         finally:
             hook.remove()
 
@@ -45,14 +49,17 @@ class StopAt:
             (self.folder / "stop").touch()
 
 
-def run_grpo(stop: StopAt, mixin: type = CoherentPolicy, **given: Any) -> Any:
-    trainer = trainers.grpo(stop.folder, mixin, samples_every=2, **UNEVEN, **given)
+def run_grpo(
+    stop: StopAt, mixin: type = CoherentPolicy, prompts: int = 24, **given: Any
+) -> Any:
+    options = {"samples_every": 2, "rows": trainers.chats(prompts), **UNEVEN, **given}
+    trainer = trainers.grpo(stop.folder, mixin, **options)
     return trainer, stop(trainer, "grpo", {"cascade": trainer.cascade})
 
 
 def run_sft(stop: StopAt, **given: Any) -> Any:
     gate = PhaseTransitionGate(threshold=2.0)
-    trainer, watch = trainers.sft(stop.folder, gate, **UNEVEN, **given)
+    trainer, watch = trainers.sft(stop.folder, gate, **(UNEVEN | given))
     return trainer, stop(trainer, "sft", {"gate": gate}, watch)
 
 
@@ -75,9 +82,9 @@ def run_preference(stop: StopAt, method: str) -> Any:
     return trainer, stop(trainer, method.lower(), {})
 
 
-def told(folder: Path) -> list[dict[str, Any]]:
+def told(folder: Path, name: str) -> list[dict[str, Any]]:
     """The records of a run, but for what a clock says."""
-    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    rows = map(json.loads, (folder / f"{name}.jsonl").read_text().splitlines())
     return [
         {k: v for k, v in r.items() if not any(w in k for w in CLOCK)} for r in rows
     ]
@@ -85,6 +92,7 @@ def told(folder: Path) -> list[dict[str, Any]]:
 
 CASES = [
     (run_grpo, {}),
+    (run_grpo, {"prompts": 4}),  # two steps an epoch
     (run_grpo, SHARED),
     (run_grpo, {**SHARED, "mixin": ReusedScores, "steps_per_generation": 4}),
     (run_grpo, {**SHARED, "mixin": ReusedScores, "method": "RLOO"}),
@@ -112,9 +120,41 @@ def test_a_stop_is_heard_at_the_next_forward_and_costs_only_its_step(
         assert done
         assert trainers.same_weights(plain.model, resumed.model)
         folders = (stop.folder, never.folder)
-        assert told(stop.folder) == told(never.folder)
+        for name in ("metrics", "steps"):
+            assert told(stop.folder, name) == told(never.folder, name)
         summaries = [read_json(folder / "summary.json") for folder in folders]
         assert summaries[0] == summaries[1]
         samples = [folder / "samples.jsonl" for folder in folders]
         if samples[1].exists():
             assert samples[0].read_text() == samples[1].read_text()
+
+
+def test_a_checkpoint_is_on_the_disk_before_an_older_one_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files first, then the one that says that they are whole, then the folders."""
+    events: list[tuple[str, Path, bool]] = []
+    new = tmp_path / "checkpoints" / "sft" / "checkpoint-2"
+    fsync, remove = os.fsync, shutil.rmtree
+
+    def note(event: str, path: Path) -> None:
+        events.append((event, path, (new / STATE).exists()))
+
+    def synced(descriptor: int) -> None:
+        note("synced", Path(f"/proc/self/fd/{descriptor}").readlink())
+        fsync(descriptor)
+
+    def removed(path: Path, **given: Any) -> None:
+        note("removed", path)
+        remove(path, **given)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(shutil, "rmtree", removed)
+    run_sft(StopAt(tmp_path), max_steps=2, save_steps=1, save_total_limit=1)
+    gone = events.index(("removed", new.with_name("checkpoint-1"), True))
+    before = [path for event, path, marked in events[:gone] if not marked]
+    files = [path for path in new.iterdir() if path.name != STATE]
+    assert len(files) > 4
+    assert {*files, tmp_path / "steps.jsonl"} <= set(before)
+    after = [path for event, path, marked in events[:gone] if marked]
+    assert after == [new / STATE, new, new.parent]

@@ -240,3 +240,25 @@ def test_the_digest_of_weights_is_that_of_their_files(tmp_path: Path) -> None:
     two.write_bytes(b"two")
     both = (sha256(one) + sha256(two)).encode()
     assert weights_sha256(tmp_path) == hashlib.sha256(both).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("limit", "best", "kept"),
+    [
+        (None, None, [2, 4, 10, 12]),
+        (9, None, [2, 4, 10, 12]),
+        (2, None, [10, 12]),
+        (1, None, [12]),
+        (2, 4, [4, 12]),
+        (2, 12, [10, 12]),
+        (1, 2, [2, 12]),
+    ],
+)
+def test_the_last_checkpoints_stay_and_the_best_one(
+    tmp_path: Path, limit: int | None, best: int | None, kept: list[int]
+) -> None:
+    run = run_dir(tmp_path, "sft")
+    made = {step: checkpoint(run, step) for step in (2, 4, 10, 12)}
+    run.rotate(limit, str(made[best]) if best else None)
+    assert checkpoints(run.checkpoints).keys() == {made[step] for step in kept}
+    assert set(run.checkpoints.iterdir()) == {made[step] for step in kept}

@@ -21,7 +21,9 @@ from tests.trainers import run_dir
 def train(folder: Path, trackers: list[Any], **given: Any) -> Any:
     trainer, watch = trainers.sft(folder, max_steps=3, **given)
     run = run_dir(folder, "sft")
-    assert fit(trainer, run, {"result": "model"}, {}, [watch], trackers)
+    assert fit(
+        trainer, run, {"result": "model", "non_finite": "stop"}, {}, [watch], trackers
+    )
     assert (folder / "model" / "model.safetensors").is_file()
     return trainer
 

@@ -61,6 +61,7 @@ def test_a_field_of_trl_passes(phase: str, name: str, value: Any) -> None:
         ("sft", "seed", 3, "CARL controls", "set seed"),
         ("sft", "hub_token", "x", "CARL controls", "HF_TOKEN"),
         ("sft", "resume_from_checkpoint", "x", "CARL controls", "--resume"),
+        ("grpo", "sync_ref_model", True, "CARL controls", "no checkpoint"),
         ("sft", "use_liger_kernel", True, "deprecates", "remove it"),
         ("grpo", "vllm_importance_sampling_cap", 2.0, "deprecates", "_clip_max"),
         ("sft", "loss_type", "chunked_nll", "deprecates", "use 'nll'"),

@@ -31,10 +31,11 @@ The control is TRL's own trainer on the same directory and rows, with PEFT's
 `target_modules="all-linear"`. What a short run does not need has its default on both
 sides; that includes adapters and activation checkpointing.
 
-Every script first tries two tokens in the way in which TRL will use the model, and
-refuses a model that fails, with what its class says. It leaves out, and says so, the
-checkpointing of activations where a class has none, and the loss that balances experts
-where TRL cannot compute it (`carl_runtime_min/limits.py`).
+What a class cannot do is known before a script is written: `make tables` tries two
+tokens on a small model of each, in the way in which TRL uses it
+(`carl_bundle/spec/tables/class_limits.json`). `carl bundle` refuses a class that fails,
+with what it says. It leaves out, and says so, the checkpointing of activations where a
+class has none, and the loss that balances experts where TRL cannot compute it.
 
 This says that the code of a type works. It says nothing of the quality of a model, of
 GPUs, of quantised weights, or of files in an older layout. Types for images and text

@@ -66,6 +66,9 @@ ALWAYS: dict[str, Any] = {
 }
 """Fields that no published model leaves None, and whose lack shows in training only."""
 
+FITTING: dict[str, Any] = {"qk_dim_factor": 1.0}
+"""Fields whose default does not go with widths as small as these."""
+
 ABSENT: dict[str, Any] = {
     "head_dim": HEAD_WIDTH,
     "num_key_value_heads": HEADS,
@@ -152,6 +155,8 @@ def shrink(block: Block, spare: Iterator[int], absent: Block) -> Block:
     for name, value in block.items():
         if value is None:
             made[name] = absent.get(name, ALWAYS.get(name))
+        elif name in FITTING:
+            made[name] = FITTING[name]
         elif name == "per_layer_config" and isinstance(value, dict):
             chosen = [(kept.index(i), value[i]) for i in value if i in kept]
             made[name] = {i: shrink(each, spare, absent) for i, each in chosen}

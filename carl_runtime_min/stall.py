@@ -1,0 +1,71 @@
+"""A phase that no longer moves: it tells where it hangs, and ends so as to go on."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import threading
+import time
+from typing import Any
+
+import torch
+
+from carl_runtime_min.fit import Observer
+from carl_runtime_min.resume import Stopped
+from carl_runtime_min.run import Run, write_json
+
+
+class Watchdog(Observer):
+    """A trainer callback that acts after `seconds` without a forward or a step.
+
+    First it prints the stacks of all threads and asks for a stop; what the main thread
+    waits for in the middle of a step is given up, and the step before it is saved.
+    After as long again it ends the process with code 85.
+    """
+
+    def __init__(self, run: Run, seconds: float) -> None:
+        self.run, self.seconds = run, seconds
+        self.inside = self.over = False  # inside a step, whose weights are the last's
+        self.moved()
+
+    def moved(self, *_: Any) -> None:
+        self.last = time.monotonic()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kw: Any) -> None:
+        kw["model"].get_input_embeddings().register_forward_hook(self.moved)
+        signal.signal(signal.SIGURG, self.give_up)  # by default it is ignored
+        threading.Thread(target=self.watch, daemon=True).start()
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.inside = not torch.distributed.is_initialized()  # others would wait
+        self.moved()
+
+    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        self.inside = False
+
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        self.over = True
+
+    def give_up(self, number: int, frame: Any) -> None:
+        if self.inside:
+            raise Stopped
+
+    def watch(self) -> None:
+        for asked in (False, True):
+            self.moved()
+            while time.monotonic() - self.last < self.seconds:
+                if self.over:
+                    return faulthandler.cancel_dump_traceback_later()
+                # should one thread let no other run, then this one neither
+                faulthandler.dump_traceback_later(3 * self.seconds, exit=True, file=2)
+                time.sleep(min(1, self.seconds / 10))
+            self.run.say(f"{self.run.phase}: nothing moved for {self.seconds:g} s")
+            if not asked:
+                faulthandler.dump_traceback(2)
+                (self.run.path / "stop").touch()
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGURG)
+        if self.run.first:  # then a launcher ends the others
+            code = {"code": 85, "phase": self.run.phase}
+            write_json(self.run.path / "exit.json", code)
+            os._exit(85)
