@@ -91,6 +91,7 @@ class ExactResume(FiniteSteps):
         weights = [(n, w) for n, w in self.model.named_parameters() if w.requires_grad]
         trained = {n: getattr(w, "to_local", lambda w=w: w)() for n, w in weights}
         few = sum(map(Tensor.numel, trained.values())) < DIGESTED
+        rows = [weight.detach().norm(dim=-1).double() for weight in trained.values()]
         seen, self.seen = self.seen, ()
         return {
             "step": self.state.global_step,
@@ -98,7 +99,7 @@ class ExactResume(FiniteSteps):
             "samples": samples and digest(samples),
             "rewards": None if rewards is None else rewards.tolist(),
             "state": digest(self.state.stateful_callbacks.get("carl")),
-            "norm": sum(w.double().norm().item() for w in trained.values()),
+            "norm": sum(row.norm() for row in rows).item(),
             "weights": digest(trained) if few or self.control.should_save else None,
         }
 

@@ -886,7 +886,7 @@ def digest(*values: Any) -> str:
     return found.hexdigest()
 
 
-# ---- carl_runtime_min/resume.py sha256:360ffc24b71b ----------------------------------
+# ---- carl_runtime_min/resume.py sha256:b400d86f3a3b ----------------------------------
 COUNTERS = (
     "_tr_loss",
     "_globalstep_last_logged",
@@ -956,6 +956,7 @@ class ExactResume(FiniteSteps):
         weights = [(n, w) for n, w in self.model.named_parameters() if w.requires_grad]
         trained = {n: getattr(w, "to_local", lambda w=w: w)() for n, w in weights}
         few = sum(map(Tensor.numel, trained.values())) < DIGESTED
+        rows = [weight.detach().norm(dim=-1).double() for weight in trained.values()]
         seen, self.seen = self.seen, ()
         return {
             "step": self.state.global_step,
@@ -963,7 +964,7 @@ class ExactResume(FiniteSteps):
             "samples": samples and digest(samples),
             "rewards": None if rewards is None else rewards.tolist(),
             "state": digest(self.state.stateful_callbacks.get("carl")),
-            "norm": sum(w.double().norm().item() for w in trained.values()),
+            "norm": sum(row.norm() for row in rows).item(),
             "weights": digest(trained) if few or self.control.should_save else None,
         }
 

@@ -1043,7 +1043,7 @@ def digest(*values: Any) -> str:
     return found.hexdigest()
 
 
-# ---- carl_runtime_min/resume.py sha256:360ffc24b71b ----------------------------------
+# ---- carl_runtime_min/resume.py sha256:b400d86f3a3b ----------------------------------
 COUNTERS = (
     "_tr_loss",
     "_globalstep_last_logged",
@@ -1113,6 +1113,7 @@ class ExactResume(FiniteSteps):
         weights = [(n, w) for n, w in self.model.named_parameters() if w.requires_grad]
         trained = {n: getattr(w, "to_local", lambda w=w: w)() for n, w in weights}
         few = sum(map(Tensor.numel, trained.values())) < DIGESTED
+        rows = [weight.detach().norm(dim=-1).double() for weight in trained.values()]
         seen, self.seen = self.seen, ()
         return {
             "step": self.state.global_step,
@@ -1120,7 +1121,7 @@ class ExactResume(FiniteSteps):
             "samples": samples and digest(samples),
             "rewards": None if rewards is None else rewards.tolist(),
             "state": digest(self.state.stateful_callbacks.get("carl")),
-            "norm": sum(w.double().norm().item() for w in trained.values()),
+            "norm": sum(row.norm() for row in rows).item(),
             "weights": digest(trained) if few or self.control.should_save else None,
         }
 
@@ -1989,7 +1990,7 @@ def distance(one: Any, other: Any) -> float:
     return float(abs(one - other) / max(abs(one), 1e-9))
 
 
-# ---- wiring sha256:b3f2295c5d7c ------------------------------------------------------
+# ---- wiring sha256:230cbf0a9ca0 ------------------------------------------------------
 def grpo_data(tokenizer: Any, settings: dict[str, Any]) -> Any:
     rows = file_rows(settings["data"])
     rows = prepared(rows, settings["data"], tokenizer)
@@ -2025,7 +2026,8 @@ def grpo(run: Run) -> int:
         processing_class=tokenizer,
     )
     trainer.record_in(run, settings["samples_every"], settings["maximum"])
-    trainer.cascade = cascade = Cascade(maximum=settings["maximum"], **settings["cascade"])
+    maximum = settings["maximum"]
+    trainer.cascade = cascade = Cascade(maximum=maximum, **settings["cascade"])
     trainer.tie_weight = settings["carl"]["tie_weight"]
     parts = {"cascade": cascade}
     if not fit(trainer, run, settings, parts):

@@ -1338,7 +1338,7 @@ def digest(*values: Any) -> str:
     return found.hexdigest()
 
 
-# ---- carl_runtime_min/resume.py sha256:360ffc24b71b ----------------------------------
+# ---- carl_runtime_min/resume.py sha256:b400d86f3a3b ----------------------------------
 COUNTERS = (
     "_tr_loss",
     "_globalstep_last_logged",
@@ -1408,6 +1408,7 @@ class ExactResume(FiniteSteps):
         weights = [(n, w) for n, w in self.model.named_parameters() if w.requires_grad]
         trained = {n: getattr(w, "to_local", lambda w=w: w)() for n, w in weights}
         few = sum(map(Tensor.numel, trained.values())) < DIGESTED
+        rows = [weight.detach().norm(dim=-1).double() for weight in trained.values()]
         seen, self.seen = self.seen, ()
         return {
             "step": self.state.global_step,
@@ -1415,7 +1416,7 @@ class ExactResume(FiniteSteps):
             "samples": samples and digest(samples),
             "rewards": None if rewards is None else rewards.tolist(),
             "state": digest(self.state.stateful_callbacks.get("carl")),
-            "norm": sum(w.double().norm().item() for w in trained.values()),
+            "norm": sum(row.norm() for row in rows).item(),
             "weights": digest(trained) if few or self.control.should_save else None,
         }
 
@@ -2436,7 +2437,7 @@ def distance(one: Any, other: Any) -> float:
     return float(abs(one - other) / max(abs(one), 1e-9))
 
 
-# ---- wiring sha256:2d9471fad43f ------------------------------------------------------
+# ---- wiring sha256:87d9d6cd8bc7 ------------------------------------------------------
 def trained_model(tokenizer: Any, result: Path) -> Any:
     """The model as an earlier phase saved it."""
     source, options = CONFIG["model"], {**CONFIG["model"]["options"], "revision": None}
@@ -2509,7 +2510,8 @@ def grpo(run: Run) -> int:
         processing_class=tokenizer,
     )
     trainer.record_in(run, settings["samples_every"], settings["maximum"])
-    trainer.cascade = cascade = Cascade(maximum=settings["maximum"], **settings["cascade"])
+    maximum = settings["maximum"]
+    trainer.cascade = cascade = Cascade(maximum=maximum, **settings["cascade"])
     trainer.tie_weight = settings["carl"]["tie_weight"]
     parts = {"cascade": cascade}
     if not fit(trainer, run, settings, parts):
