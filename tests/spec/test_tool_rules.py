@@ -135,7 +135,7 @@ def test_a_script_is_told_its_environments_and_their_columns() -> None:
 def test_the_cascade_knows_the_most_that_a_row_can_earn(
     fields: dict[str, Any], maximum: float | None
 ) -> None:
-    assert config_of(**fields)["grpo"]["cascade"]["maximum"] == maximum
+    assert config_of(**fields)["grpo"]["maximum"] == maximum
 
 
 def test_other_scripts_are_told_of_no_tools() -> None:
