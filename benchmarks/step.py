@@ -1,9 +1,10 @@
 """What the coherence reward adds to a GRPO step, with a vocabulary of 32,768.
 
-python -m benchmarks.step [--pairs 40]
+python -m benchmarks.step [--pairs 40] [CASE ...]
 
-Each path of the statistics runs beside TRL's own trainer with a constant reward of the
-same weight, step by step in turn; so does TRL's trainer beside itself, as the control.
+Each path of the statistics runs beside the same script without CARL, with a constant
+reward of the same weight, step by step in turn; so does that one beside itself, as the
+control. Name cases to run only them.
 Ratios are of processor time; the bound is the upper 95 % one of the median ratio.
 Exits 1 if a goal is missed.
 """
@@ -69,6 +70,7 @@ def timer(turns: Turns, own: int, unit: int) -> Any:
 
 def trainer(folder: Path, mixin: type | None, units: int, given: dict[str, Any]) -> Any:
     """A GRPO trainer on a random model; without `mixin` TRL's own."""
+    from carl_runtime_min.grpo import CoherentPolicy
     from tests import tiny, trainers
 
     unit = given.get("num_iterations", 1)
@@ -81,7 +83,8 @@ def trainer(folder: Path, mixin: type | None, units: int, given: dict[str, Any])
         "learning_rate": 1e-5,
         **given,
     }
-    tasks = (constant, constant)[: 1 if mixin else 2]
+    coherent = mixin is not None and issubclass(mixin, CoherentPolicy)
+    tasks = (constant, constant)[: 1 if coherent else 2]
     weights = (1.0, 0.5)[: len(tasks)]
     return trainers.grpo(
         folder, mixin, model=model, tasks=tasks, task_weights=weights, **settings
@@ -118,19 +121,22 @@ def upper_bound(ratios: list[float], seed: int = 0) -> float:
     return sorted(medians)[1900]
 
 
-def main(pairs: int) -> int:
+def main(pairs: int, only: list[str]) -> int:
     from carl_runtime_min.capture import CapturedScores
-    from carl_runtime_min.grpo import CoherentPolicy, ReusedScores
+    from carl_runtime_min.grpo import CoherentPolicy, ReusedScores, SampledPolicy
+
+    plain = SampledPolicy
 
     cases: dict[str, Callable[[], list[float]]] = {
-        "control": lambda: paired(None, None, pairs, ALIGNED),
-        "capture": lambda: paired(CapturedScores, None, pairs, ALIGNED),
-        "pass": lambda: paired(CoherentPolicy, None, pairs, ALIGNED),
+        "control": lambda: paired(plain, plain, pairs, ALIGNED),
+        "capture": lambda: paired(CapturedScores, plain, pairs, ALIGNED),
+        "pass": lambda: paired(CoherentPolicy, plain, pairs, ALIGNED),
         "control, samples outlive a step": lambda: paired(None, None, pairs, OUTLIVING),
-        "reuse": lambda: paired(ReusedScores, None, pairs, OUTLIVING),
+        "reuse": lambda: paired(ReusedScores, plain, pairs, OUTLIVING),
     }
     kept = {}
-    for name, measure in cases.items():
+    for name in only or cases:
+        measure = cases[name]
         ratios = measure()
         median, bound = statistics.median(ratios), upper_bound(ratios)
         goal = GOALS.get(name)
@@ -144,4 +150,6 @@ def main(pairs: int) -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--pairs", type=int, default=40)
-    sys.exit(main(parser.parse_args().pairs))
+    parser.add_argument("cases", nargs="*")
+    given = parser.parse_args()
+    sys.exit(main(given.pairs, given.cases))
