@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import get_args
 
-from carl_bundle.recipes.config import streams, templated, thinking
+from carl_bundle.recipes.config import templated, thinking
+from carl_bundle.recipes.rows import streams
 from carl_bundle.spec.blocks import LoraSettings, Scorer
 from carl_bundle.spec.class_limits import limits_of
 from carl_bundle.spec.phases import PhaseSettings, RLOOSettings, SampledSettings
