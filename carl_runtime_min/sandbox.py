@@ -100,7 +100,6 @@ def run_sandboxed(code: str, given: str = "") -> Ran:
     on processes holds for it.
     """
     contents = [text.encode(errors="replace") for text in (code, given, "", "", "")]
-    ended = None
     with contextlib.ExitStack() as stack:
         files = []
         for content in (*contents, syscall_filter()):
@@ -118,7 +117,7 @@ def run_sandboxed(code: str, given: str = "") -> Ran:
             run = partial(subprocess.run, timeout=SANDBOX_SECONDS, **options)
             ended = run(sandbox_command(*passed)).returncode
         except subprocess.TimeoutExpired:
-            pass  # it was killed, and all in it
+            ended = None  # it was killed, and all in it
         except OSError as error:
             reason = f"no sandbox: {error}"
             raise ConfigurationError(reason, remedy=NO_SANDBOX) from error

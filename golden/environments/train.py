@@ -689,7 +689,7 @@ def damp_ties(
     return advantages.where(~tied_rows, advantages * factor)
 
 
-# ---- carl_runtime_min/sandbox.py sha256:5616f53bda61 ---------------------------------
+# ---- carl_runtime_min/sandbox.py sha256:afb306af4121 ---------------------------------
 SANDBOX_SECONDS = 5  # of wall-clock time
 SANDBOX_LIMITS = (  # bytes of memory and of a file, which what is printed is, too
     "--cpu=5 --as=536870912 --fsize=1048576 --nproc=16 --nofile=64 --core=0"
@@ -769,7 +769,6 @@ def run_sandboxed(code: str, given: str = "") -> Ran:
     on processes holds for it.
     """
     contents = [text.encode(errors="replace") for text in (code, given, "", "", "")]
-    ended = None
     with contextlib.ExitStack() as stack:
         files = []
         for content in (*contents, syscall_filter()):
@@ -787,7 +786,7 @@ def run_sandboxed(code: str, given: str = "") -> Ran:
             run = partial(subprocess.run, timeout=SANDBOX_SECONDS, **options)
             ended = run(sandbox_command(*passed)).returncode
         except subprocess.TimeoutExpired:
-            pass  # it was killed, and all in it
+            ended = None  # it was killed, and all in it
         except OSError as error:
             reason = f"no sandbox: {error}"
             raise ConfigurationError(reason, remedy=NO_SANDBOX) from error
