@@ -15,7 +15,7 @@ from carl_bundle import __version__
 class Command(NamedTuple):
     """A command: the function `name` in the module `carl_bundle.cli.<name>`.
 
-    Both end with `_` where the name is a word of Python's.
+    Both end with `_` where the name is a word of Python's, or a type's.
     """
 
     name: str
@@ -29,6 +29,13 @@ COMMANDS = (
     Command("import", "core", "Make one from a file of TRL, axolotl, LLaMA-Factory."),
     Command("inspect", "core", "What a model is, and what a spec would take."),
     Command("schema", "core", "Print the JSON Schema of carl.yaml."),
+    Command("train", "jobs", "Run that script: here, or on another machine."),
+    Command("status", "jobs", "How a job is, asked of where it runs."),
+    Command("logs", "jobs", "What a job printed; -f goes on until it ends."),
+    Command("stop", "jobs", "End a job, with a checkpoint if it can."),
+    Command("resume", "jobs", "Go on with a job that has ended."),
+    Command("fetch", "jobs", "Bring home what a job made."),
+    Command("list", "jobs", "Every job, as it was last heard of."),
     Command("verify", "audit", "Is a script, or a whole run, as it was written?"),
     Command("replay", "audit", "Run recorded steps of a run again, and compare."),
     Command("diff", "audit", "Compare two scripts, section by section."),
@@ -146,7 +153,7 @@ def _function(name: str) -> Any:
     from importlib import import_module
     from keyword import iskeyword
 
-    name = f"{name}_" if iskeyword(name) else name
+    name = f"{name}_" if iskeyword(name) or name == "list" else name
     return getattr(import_module(f"carl_bundle.cli.{name}"), name)
 
 

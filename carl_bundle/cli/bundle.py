@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from carl_bundle.cli import options
 from carl_bundle.cli.output import note, write_file, write_stdout
 from carl_bundle.errors import BundleError, UsageError
 
@@ -15,30 +16,14 @@ if TYPE_CHECKING:
 
 
 def bundle(
-    spec: Annotated[
-        str | None,
-        typer.Argument(
-            help="A carl.yaml, or - for stdin; the built-in demo if absent."
-        ),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Hub id, local directory, or builtin.")
-    ] = None,
-    method: Annotated[
-        str | None, typer.Option(help="pipeline, sft, grpo, rloo, dpo, kto or orpo.")
-    ] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="Hub id, data file, or builtin.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the run.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
-    no_carl: Annotated[
-        bool, typer.Option("--no-carl", help="Leave CARL out: the control.")
-    ] = False,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Set any field; repeatable."),
-    ] = None,
+    spec: options.Spec = None,
+    model: options.Model = None,
+    method: options.Method = None,
+    dataset: options.Dataset = None,
+    seed: options.Seed = None,
+    name: options.Name = None,
+    no_carl: options.NoCarl = False,
+    assignments: options.Assignments = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="File instead of stdout.")
     ] = None,
@@ -59,27 +44,12 @@ def bundle(
     ] = False,
 ) -> int:
     """Write the training script of a spec to stdout, or to a file with -o."""
-    from carl_bundle.spec.class_limits import remarks
-    from carl_bundle.spec.freeze import freeze
-    from carl_bundle.spec.load import load
-
-    flags: dict[str, Any] = {
-        "model.id": model,
-        "method": method,
-        "data.id": dataset,
-        "seed": seed,
-        "name": name,
-        "carl.enabled": False if no_carl else None,
-    }
-    loaded = load(spec, flags=flags, assignments=assignments or [])
-    for text in loaded.notes:
-        note(text)
-    frozen = freeze(loaded.spec, note)
-    for text in remarks(frozen):
-        note(text)
+    frozen = options.frozen_spec(
+        spec, model, method, dataset, seed, name, no_carl, assignments
+    )
     if accelerate:
         return _put_accelerate(frozen, output, force)
-    text = _resolved(frozen) if resolved else _script(frozen, spec)
+    text = _resolved(frozen) if resolved else options.script(frozen, spec)
     if check:
         return _check(text, output)
     _put(text, output, force)
@@ -109,15 +79,6 @@ def _put_accelerate(frozen: TrainSpec, script: Path | None, force: bool) -> int:
     output = script and script.with_suffix(".accelerate.yaml")
     _put(accelerate_text(frozen), output, force)
     return 0
-
-
-def _script(frozen: TrainSpec, spec: str | None) -> str:
-    """The script of a frozen spec; user code is found beside the file of the spec."""
-    from carl_bundle.bundler.render import render
-    from carl_bundle.recipes import plan
-
-    root = Path(spec).parent if spec and spec != "-" else Path()
-    return render(plan(frozen), user_root=root)
 
 
 def _check(text: str, output: Path | None) -> int:

@@ -48,9 +48,14 @@ def write_stdout(text: str) -> None:
         ClosedPipeError: The reader has closed the pipe.
         ConfigurationError: It cannot be written, for example to a full disk.
     """
+    write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+def write_bytes(data: bytes) -> None:
+    """Print bytes as they are; the errors of `write_stdout`."""
     try:
         sys.stdout.flush()
-        sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
+        sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     except BrokenPipeError as error:
         _forget_stdout()

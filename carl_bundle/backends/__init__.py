@@ -1,0 +1,1 @@
+"""Where scripts run: one module a backend, all behind one protocol."""

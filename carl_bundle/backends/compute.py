@@ -1,0 +1,66 @@
+"""`--compute [backend:]flavor[@target]`: from what a user writes to a backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from carl_bundle.backends.protocol import Backend
+from carl_bundle.errors import UsageError
+
+REMOTE_ROOT = "~/.carl/jobs"
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A place to run at: the backend, what of it, and where.
+
+    Attributes:
+        flavor: The kind of machine, where a backend has several.
+        target: A host or a cluster, where a backend has several.
+    """
+
+    backend: str
+    flavor: str = ""
+    target: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Compute:
+        """Read what stands behind `--compute`.
+
+        Raises:
+            UsageError: No backend is called so.
+        """
+        start, _, target = text.partition("@")
+        backend, _, flavor = start.partition(":")
+        if backend not in BACKENDS:
+            known = ", ".join(BACKENDS)
+            remedy = f"write one of {known}, such as local or ssh@HOST"
+            raise UsageError(f"there is no backend {text!r}", remedy=remedy)
+        return cls(backend, flavor, target)
+
+    def connect(self) -> Backend:
+        """The backend. UsageError if it needs what is not named."""
+        return BACKENDS[self.backend](self)
+
+
+def _local(compute: Compute) -> Backend:
+    from carl_bundle.backends.hosts import local
+    from carl_bundle.jobs.records import state_folder
+
+    if compute.flavor or compute.target:
+        remedy = "write local"
+        raise UsageError("local has no flavors and no targets", remedy=remedy)
+    return local(state_folder() / "jobs")
+
+
+def _ssh(compute: Compute) -> Backend:
+    from carl_bundle.backends.hosts import HostBackend, Ssh
+
+    if not compute.target or compute.target.startswith("-") or compute.flavor:
+        remedy = "write ssh@HOST, with a host that `ssh HOST` reaches"
+        raise UsageError("ssh needs a host", remedy=remedy)
+    return HostBackend(Ssh(compute.target), REMOTE_ROOT)
+
+
+BACKENDS: dict[str, Callable[[Compute], Backend]] = {"local": _local, "ssh": _ssh}

@@ -1,0 +1,417 @@
+"""The program that runs one job on its host: start, watch, status, log, stop, fetch.
+
+It is sent to the host, which needs nothing but POSIX and Python 3.8: it imports the
+standard library alone. A job is a folder, and its files are the truth about it:
+
+    job.json      what to run: command, environment, links to what lies on the host,
+                  limit and grace in seconds, the folder of what it makes
+    work/         where it runs: the script and its data
+    lock          held as long as somebody watches the job
+    pid.json      its process, when that began, on which host; the script has begun
+    stop          somebody asked it to end
+    output.log    what it printed, without the values of secrets
+    exit.json     code and reason; the last file of an attempt
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import hashlib
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any, BinaryIO
+
+TIME_LIMIT = 124
+MASK = b"***"
+POLL = 0.2  # seconds
+ROOM = 4096  # bytes kept for exit.json, should the disk be full by then
+END_WITH_PARENT, ADOPT_ORPHANS = 1, 36  # prctl, Linux
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds, None without that file."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a file in one step."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
+    with draft.open("w") as file:
+        json.dump(value, file)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def start(folder: Path, stream: BinaryIO, size: int) -> dict[str, Any]:
+    """Unpack a job, unless it is there, and have it watched; its status.
+
+    `stream` gives a tar file of `size` bytes. To do it again does no harm: the folder
+    appears in one step, and only one watcher gets the lock.
+    """
+    if not folder.is_dir():
+        folder.parent.mkdir(0o700, parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            unpack(stream, size, draft)
+            with contextlib.suppress(OSError):  # somebody else was first
+                draft.rename(folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    return watched(folder)
+
+
+def restart(folder: Path, stream: BinaryIO, size: int) -> dict[str, Any]:
+    """Run a job that has ended once more, in its own folder; its status."""
+    lock = acquire(folder) if folder.is_dir() else None
+    if lock is None:
+        return status(folder)
+    ended = read_json(folder / "exit.json") or {"reason": "lost"}
+    with (folder / "attempts.jsonl").open("a") as file:
+        file.write(json.dumps(ended) + "\n")
+    unpack(stream, size, folder)
+    for name in ("stop", "pid.json", "exit.json"):
+        with contextlib.suppress(FileNotFoundError):
+            (folder / name).unlink()
+    os.close(lock)
+    return watched(folder)
+
+
+def unpack(stream: BinaryIO, size: int, folder: Path) -> None:
+    """Put the files of a tar file of `size` bytes into a folder.
+
+    ValueError if it came cut, or holds anything but files.
+    """
+    with tempfile.TemporaryFile(dir=folder) as data:
+        shutil.copyfileobj(stream, data)
+        if data.tell() != size:
+            raise ValueError(f"{data.tell()} of {size} bytes came")
+        data.seek(0)
+        with tarfile.open(fileobj=data) as archive:
+            for member in archive:
+                put(folder, member.name, archive.extractfile(member))
+
+
+def put(folder: Path, name: str, content: Any) -> None:
+    """Write one file of a job; the one with secrets is for its owner alone."""
+    root, target = folder.resolve(), (folder / name).resolve()
+    if root not in target.parents or content is None:
+        raise ValueError(f"{name} is no file of a job")
+    target.parent.mkdir(0o700, parents=True, exist_ok=True)
+    how = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    mode = 0o600 if name == "secrets.json" else 0o644
+    with os.fdopen(os.open(target, how, mode), "wb") as file:
+        shutil.copyfileobj(content, file)
+
+
+def watched(folder: Path) -> dict[str, Any]:
+    """Start a watcher that outlives this process; the status once it has begun."""
+    with (folder / "runner.log").open("ab") as log:
+        subprocess.Popen(
+            [sys.executable, str(folder / "runner.py"), "watch", str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    for _ in range(100):
+        if status(folder)["state"] not in ("claimed", "starting"):
+            break
+        time.sleep(POLL / 4)
+    return status(folder)
+
+
+def acquire(folder: Path) -> int | None:
+    """The lock of a job, to be closed; None if somebody has it."""
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock
+
+
+def watch(folder: Path) -> None:
+    """Run the script of a job to its end, if nobody does or did."""
+    lock = acquire(folder)
+    if lock is None or (folder / "pid.json").exists():
+        return
+    prctl(ADOPT_ORPHANS, 1)
+    room = folder / "exit.json.draft"
+    room.write_text(" " * ROOM)
+    ended = Watch(folder, read_json(folder / "job.json")).run()
+    with room.open("r+") as file:
+        file.write(json.dumps(ended))
+        file.truncate()
+        file.flush()
+        os.fsync(file.fileno())
+    room.replace(folder / "exit.json")
+    os.close(lock)
+
+
+class Watch:
+    """One run of a script, from its first process to its last."""
+
+    def __init__(self, folder: Path, job: dict[str, Any]) -> None:
+        self.folder, self.job, self.begun = folder, job, time.monotonic()
+        self.secrets = read_json(folder / "secrets.json") or {}
+        with contextlib.suppress(FileNotFoundError):
+            (folder / "secrets.json").unlink()
+
+    def run(self) -> dict[str, Any]:
+        """What exit.json is to say."""
+        work = self.folder / "work"
+        work.mkdir(exist_ok=True)
+        for name, path in self.job["links"].items():
+            link = work / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                link.symlink_to(path)
+        started, code = time.time(), 127
+        reason: str | None = "not started"
+        try:
+            child = subprocess.Popen(
+                self.job["command"],
+                cwd=work,
+                env={**os.environ, **self.job["environment"], **self.secrets},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=lambda: prctl(END_WITH_PARENT, signal.SIGTERM),
+            )
+        except OSError as error:
+            self.log(f"error: the job cannot be started: {error}\n".encode())
+        else:
+            told = {"pid": child.pid, "begun": begun(child.pid), "started": started}
+            write_json(self.folder / "pid.json", {**told, "host": socket.gethostname()})
+            code, reason = self.follow(child)
+        seconds = time.monotonic() - self.begun
+        return {"code": code, "reason": reason, "started": started, "seconds": seconds}
+
+    def follow(self, child: subprocess.Popen[bytes]) -> tuple[int, str | None]:
+        """The exit code of a process, and why it ended, None if by itself."""
+        copier = threading.Thread(target=self.copy, args=(child.stdout,), daemon=True)
+        copier.start()
+        reason = self.wait(child)
+        finish(child.pid)
+        copier.join(10)
+        code = child.returncode
+        if reason == "limit" and code != 0:
+            return TIME_LIMIT, reason
+        return (128 - code if code < 0 else code), reason  # as a shell tells signals
+
+    def wait(self, child: subprocess.Popen[bytes]) -> str | None:
+        """Wait for the end, or bring it about; why it came, None if by itself."""
+        reason, since = None, 0.0
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(POLL)
+                return reason
+            asked, now = read_json(self.folder / "stop"), time.monotonic()
+            limit = self.job["limit"]
+            if asked is None and not (limit and now - self.begun > limit):
+                continue
+            if reason is None:
+                reason, since = "limit" if asked is None else "stopped", now
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGTERM)
+            elif now - since > (asked or self.job)["grace"]:
+                finish(child.pid)
+
+    def copy(self, output: Any) -> None:
+        """Append what the job prints to its log, with secrets masked.
+
+        The end of what was read waits for the rest: a value may be cut there.
+        """
+        values = [value.encode() for value in self.secrets.values() if value]
+        longest, held = max(map(len, values), default=1), b""
+        while True:
+            chunk = os.read(output.fileno(), 65536)
+            held += chunk
+            for value in values:
+                held = held.replace(value, MASK)
+            keep = longest - 1 if chunk and not held.endswith(b"\n") else 0
+            ready = held[: max(0, len(held) - keep)]
+            held = held[len(ready) :]
+            self.log(ready)
+            if not chunk:
+                return
+
+    def log(self, text: bytes) -> None:
+        path = self.folder / "output.log"
+        with contextlib.suppress(OSError), path.open("ab", 0) as file:
+            file.write(text)  # not on a full disk: the job matters more
+
+
+def prctl(option: int, value: int) -> None:
+    """Set a property of this process, where there is Linux."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def finish(group: int) -> None:
+    """Kill a process group, and all that this process has become the parent of."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
+    for pid in descendants(os.getpid()):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat after the name; none where it is missing."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def begun(pid: int) -> int | None:
+    """When a process began, by its host's own count; None if it is gone, a zombie."""
+    fields = stat(pid)
+    return int(fields[19]) if fields and fields[0] != "Z" else None
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that come from one."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        fields = stat(int(path.name))
+        if fields:
+            children.setdefault(int(fields[1]), []).append(int(path.name))
+    found: list[int] = []
+    todo = [pid]
+    while todo:
+        below = children.get(todo.pop(), [])
+        found += below
+        todo += below
+    return found
+
+
+def status(folder: Path) -> dict[str, Any]:
+    """What the files of a job say of it.
+
+    state: missing, claimed (nobody runs it), starting, running, stopping, ended, dead
+    (nobody watches it, its script is gone, and how it ended nobody knows).
+    """
+    if not folder.is_dir():
+        return {"state": "missing"}
+    lock = acquire(folder)
+    if lock is not None:
+        os.close(lock)
+    ended, pid = read_json(folder / "exit.json"), read_json(folder / "pid.json")
+    log, alive = folder / "output.log", False
+    found: dict[str, Any] = {"log_size": log.stat().st_size if log.exists() else 0}
+    if pid:
+        found.update(started=pid["started"], host=pid["host"])
+        found["seconds"] = max(0.0, time.time() - pid["started"])
+        alive = pid["begun"] is not None and begun(pid["pid"]) == pid["begun"]
+    if ended is not None:
+        return {**found, "state": "ended", **ended}
+    if lock is not None and not alive:
+        return {**found, "state": "dead" if pid else "claimed"}
+    if lock is not None or (folder / "stop").exists():
+        return {**found, "state": "stopping"}
+    return {**found, "state": "running" if pid else "starting"}
+
+
+def stop(folder: Path, grace: float) -> dict[str, Any]:
+    """Ask a job to end: by SIGTERM, and `grace` seconds later by force. Its status."""
+    if folder.is_dir() and not (folder / "exit.json").exists():
+        write_json(folder / "stop", {"grace": grace})
+    return status(folder)
+
+
+def read(folder: Path, offset: int, count: int, out: BinaryIO) -> None:
+    """Write up to `count` bytes of the log, from `offset` on, to `out`."""
+    path = folder / "output.log"
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        file.seek(offset)
+        out.write(file.read(count))
+
+
+class Hashed:
+    """A file that is digested while it is read."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.digest = file, hashlib.sha256()
+
+    def read(self, count: int) -> bytes:
+        chunk = self.file.read(count)
+        self.digest.update(chunk)
+        return chunk
+
+
+def fetch(folder: Path, out: BinaryIO) -> None:
+    """Write what the job made to `out`: a tar file that ends with its MANIFEST.json."""
+    work, digests = folder / "work", {}
+    output = read_json(folder / "job.json")["output"]
+    with tarfile.open(fileobj=out, mode="w|") as archive:
+        for path in sorted((work / output).rglob("*")):
+            if path.is_symlink() or not path.is_file():
+                continue
+            name = str(path.relative_to(work))
+            with path.open("rb") as file:
+                content: Any = Hashed(file)
+                archive.addfile(archive.gettarinfo(str(path), name), content)
+            digests[name] = content.digest.hexdigest()
+        text = json.dumps(digests).encode()
+        member = tarfile.TarInfo("MANIFEST.json")
+        member.size = len(text)
+        archive.addfile(member, io.BytesIO(text))
+
+
+def jobs(root: Path) -> dict[str, Any]:
+    """The status of every job below a folder, by name."""
+    folders = sorted(root.glob("[!.]*")) if root.is_dir() else []
+    return {folder.name: status(folder) for folder in folders if folder.is_dir()}
+
+
+def operate(
+    operation: str,
+    place: str,
+    arguments: tuple[Any, ...],
+    stream: BinaryIO,
+    out: BinaryIO,
+) -> None:
+    """Do what a client asks; answers are JSON, but for the log and fetched files."""
+    folder = Path(place).expanduser()
+    if operation == "read":
+        return read(folder, int(arguments[0]), int(arguments[1]), out)
+    if operation == "fetch":
+        return fetch(folder, out)
+    answers = {
+        "start": lambda: start(folder, stream, int(arguments[0])),
+        "restart": lambda: restart(folder, stream, int(arguments[0])),
+        "status": lambda: status(folder),
+        "stop": lambda: stop(folder, float(arguments[0])),
+        "list": lambda: jobs(folder),
+    }
+    out.write(json.dumps(answers[operation]()).encode())
+    return None
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "watch":
+        watch(Path(sys.argv[2]))
+    else:
+        name, place, *rest = sys.argv[1:]
+        operate(name, place, tuple(rest), sys.stdin.buffer, sys.stdout.buffer)
