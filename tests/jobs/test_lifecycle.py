@@ -115,7 +115,8 @@ def test_a_client_that_dies_before_the_request_leaves_a_job_that_failed(
     records = Records(tmp_path / "state")
     records.add(replace(RECORD, created=time.time()))
     assert refresh(records, records.find(RECORD.id)).state is State.PENDING
-    monkeypatch.setattr(time, "time", lambda at=time.time() + ABANDONED: at)
+    later = time.time() + ABANDONED
+    monkeypatch.setattr(time, "time", lambda: later)
     found = refresh(records, records.find(RECORD.id))
     assert found.state is State.FAILED
     assert "never submitted" in found.reason
