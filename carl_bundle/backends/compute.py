@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from carl_bundle.backends.protocol import Backend
@@ -18,14 +18,16 @@ class Compute:
     Attributes:
         flavor: The kind of machine, where a backend has several.
         target: A host or a cluster, where a backend has several.
+        sbatch: Further options of Slurm's `sbatch`.
     """
 
     backend: str
     flavor: str = ""
     target: str = ""
+    sbatch: tuple[str, ...] = ()
 
     @classmethod
-    def parse(cls, text: str) -> Compute:
+    def parse(cls, text: str, sbatch: Sequence[str] = ()) -> Compute:
         """Read what stands behind `--compute`.
 
         Raises:
@@ -37,7 +39,9 @@ class Compute:
             known = ", ".join(BACKENDS)
             remedy = f"write one of {known}, such as local or ssh@HOST"
             raise UsageError(f"there is no backend {text!r}", remedy=remedy)
-        return cls(backend, flavor, target)
+        if sbatch and backend != "slurm":
+            raise UsageError("--sbatch is for slurm", remedy="leave it out")
+        return cls(backend, flavor, target, tuple(sbatch))
 
     def connect(self) -> Backend:
         """The backend. UsageError if it needs what is not named."""
@@ -63,4 +67,19 @@ def _ssh(compute: Compute) -> Backend:
     return HostBackend(Ssh(compute.target), REMOTE_ROOT)
 
 
-BACKENDS: dict[str, Callable[[Compute], Backend]] = {"local": _local, "ssh": _ssh}
+def _slurm(compute: Compute) -> Backend:
+    from carl_bundle.backends.hosts import Here, HostBackend, Ssh
+
+    partition = [f"--partition={compute.flavor}"] if compute.flavor else []
+    options = (*partition, *compute.sbatch)
+    if compute.target.startswith("-"):
+        raise UsageError(f"{compute.target} is no host", remedy="write slurm@HOST")
+    transport = Ssh(compute.target) if compute.target else Here()
+    return HostBackend(transport, REMOTE_ROOT, options)
+
+
+BACKENDS: dict[str, Callable[[Compute], Backend]] = {
+    "local": _local,
+    "ssh": _ssh,
+    "slurm": _slurm,
+}

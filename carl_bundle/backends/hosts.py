@@ -36,6 +36,28 @@ REASONS = {
 }
 
 
+IN_QUEUE = {
+    "PENDING": (State.QUEUED, ""),
+    "REQUEUED": (State.QUEUED, "it goes on from a checkpoint"),
+    "REQUEUE_HOLD": (State.QUEUED, "held"),
+    "SUSPENDED": (State.QUEUED, "suspended"),
+    "CONFIGURING": (State.STARTING, ""),
+    "RUNNING": (State.RUNNING, ""),
+    "COMPLETING": (State.RUNNING, "ending"),
+    "COMPLETED": (State.LOST, "it ended and left no exit code"),
+    "CANCELLED": (State.STOPPED, "cancelled before it had begun, or by force"),
+    "PREEMPTED": (State.PREEMPTED, "by Slurm"),
+    "TIMEOUT": (State.TIMEOUT, "the limit of its partition"),
+    "DEADLINE": (State.TIMEOUT, "its deadline"),
+    "FAILED": (State.FAILED, "Slurm could not run it"),
+    "BOOT_FAIL": (State.FAILED, "its node did not boot"),
+    "NODE_FAIL": (State.LOST, "its node failed"),
+    "OUT_OF_MEMORY": (State.FAILED, "out of memory"),
+    "": (State.LOST, "Slurm does not know it any more, and it left no exit code"),
+}
+"""What Slurm says of a job that has left no exit code, in our words."""
+
+
 class Transport(Protocol):
     """How a host is asked to do something."""
 
@@ -106,21 +128,28 @@ class Ssh:
 
 
 class HostBackend:
-    """Jobs in folders of a host, each watched by a runner of its own."""
+    """Jobs in folders of a host, each watched by a runner of its own.
 
-    def __init__(self, transport: Transport, root: str) -> None:
-        self.transport, self.root, self.name = transport, root, transport.name
+    Attributes:
+        sbatch: The options by which Slurm is to start them; None: no Slurm.
+    """
+
+    def __init__(
+        self, transport: Transport, root: str, sbatch: Sequence[str] | None = None
+    ) -> None:
+        self.transport, self.root, self.sbatch = transport, root, sbatch
+        self.name = transport.name if sbatch is None else "slurm"
 
     def plan(self, job: Job) -> dict[str, Any]:
         return {
             "folder": self._folder(job.key),
             "files": {name: len(_content(job, name)) for name in sorted(job.files)},
             "secrets": sorted(job.secrets),
-            **_told(job),
+            **self._told(job),
         }
 
     def submit(self, job: Job) -> str:
-        self._begin("start", job.key, packed(job))
+        self._begin("start", job.key, packed(job, self._told(job)))
         return job.key
 
     def find(self, key: str) -> str | None:
@@ -153,6 +182,19 @@ class HostBackend:
     def list(self) -> dict[str, JobStatus]:
         found = self._ask("list", "")
         return {name: as_status(one) for name, one in found.items()}
+
+    def _told(self, job: Job) -> dict[str, Any]:
+        """job.json."""
+        queue = {} if self.sbatch is None else {"sbatch": list(self.sbatch)}
+        return {
+            "command": list(job.command),
+            "links": dict(job.links),
+            "environment": dict(job.environment),
+            "limit": job.limit,
+            "grace": job.grace,
+            "output": job.output,
+            **queue,
+        }
 
     def _begin(self, operation: str, ref: str, files: Mapping[str, bytes]) -> None:
         with tempfile.TemporaryFile() as payload:
@@ -199,18 +241,6 @@ def local(root: Path) -> HostBackend:
     return HostBackend(Here(), str(root))
 
 
-def _told(job: Job) -> dict[str, Any]:
-    """job.json."""
-    return {
-        "command": list(job.command),
-        "links": dict(job.links),
-        "environment": dict(job.environment),
-        "limit": job.limit,
-        "grace": job.grace,
-        "output": job.output,
-    }
-
-
 def _content(job: Job, name: str) -> bytes:
     content = job.files[name]
     return content.read_bytes() if isinstance(content, Path) else content
@@ -220,14 +250,14 @@ def _secret_file(secrets: Mapping[str, str]) -> dict[str, bytes]:
     return {"secrets.json": json.dumps(dict(secrets)).encode()} if secrets else {}
 
 
-def packed(job: Job) -> dict[str, bytes]:
-    """The files of a job's folder."""
+def packed(job: Job, told: dict[str, Any]) -> dict[str, bytes]:
+    """The files of a job's folder; `told` is its job.json."""
     for name in (*job.files, *job.links):
         if name.startswith("/") or ".." in name.split("/"):
             remedy = "name it below the folder that the command is started in"
             raise UsageError(f"{name} is no place in a job's folder", remedy=remedy)
     found = {"runner.py": RUNNER.read_bytes()}
-    found["job.json"] = json.dumps(_told(job)).encode()
+    found["job.json"] = json.dumps(told).encode()
     found |= {f"work/{name}": _content(job, name) for name in job.files}
     return found | _secret_file(job.secrets)
 
@@ -284,6 +314,9 @@ def as_status(said: dict[str, Any]) -> JobStatus:
         "running": (State.RUNNING, ""),
         "stopping": (State.STOPPING, ""),
     }
+    if raw == "slurm":
+        told["raw"] = said["slurm"]
+        known[raw] = IN_QUEUE.get(said["slurm"], (State.UNKNOWN, said["slurm"]))
     state, reason = known.get(raw, (State.UNKNOWN, f"the runner says {raw}"))
     return JobStatus(state, reason, **told)
 

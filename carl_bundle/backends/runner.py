@@ -11,6 +11,8 @@ standard library alone. A job is a folder, and its files are the truth about it:
     stop          somebody asked it to end
     output.log    what it printed, without the values of secrets
     exit.json     code and reason; the last file of an attempt
+    slurm.json    its id there, if Slurm is to start it: the runner is then the batch
+                  script, and what Slurm says counts until there is an exit.json
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import hashlib
 import io
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -34,7 +37,8 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
-TIME_LIMIT = 124
+RESUMABLE, TIME_LIMIT = 85, 124
+NOTICE = 90  # seconds before its limit that Slurm tells a job
 MASK = b"***"
 POLL = 0.2  # seconds
 ROOM = 4096  # bytes kept for exit.json, should the disk be full by then
@@ -74,7 +78,13 @@ def start(folder: Path, stream: BinaryIO, size: int) -> dict[str, Any]:
                 draft.rename(folder)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-    return watched(folder)
+    return begin(folder)
+
+
+def begin(folder: Path) -> dict[str, Any]:
+    """Have a job that lies there watched, or queued; its status."""
+    options = read_json(folder / "job.json").get("sbatch")
+    return watched(folder) if options is None else queued(folder, options)
 
 
 def restart(folder: Path, stream: BinaryIO, size: int) -> dict[str, Any]:
@@ -82,15 +92,20 @@ def restart(folder: Path, stream: BinaryIO, size: int) -> dict[str, Any]:
     lock = acquire(folder) if folder.is_dir() else None
     if lock is None:
         return status(folder)
+    unpack(stream, size, folder)
+    put_aside(folder)
+    os.close(lock)
+    return begin(folder)
+
+
+def put_aside(folder: Path) -> None:
+    """Make room for another attempt; of this one a line stays."""
     ended = read_json(folder / "exit.json") or {"reason": "lost"}
     with (folder / "attempts.jsonl").open("a") as file:
         file.write(json.dumps(ended) + "\n")
-    unpack(stream, size, folder)
-    for name in ("stop", "pid.json", "exit.json"):
+    for name in ("stop", "slurm.json", "pid.json", "exit.json"):
         with contextlib.suppress(FileNotFoundError):
             (folder / name).unlink()
-    os.close(lock)
-    return watched(folder)
 
 
 def unpack(stream: BinaryIO, size: int, folder: Path) -> None:
@@ -137,6 +152,48 @@ def watched(folder: Path) -> dict[str, Any]:
     return status(folder)
 
 
+def queued(folder: Path, options: list[str]) -> dict[str, Any]:
+    """Hand a job to Slurm, unless it was; the status. OSError if Slurm refuses it."""
+    lock = os.open(folder / "submit.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    comment, told = f"carl:{folder}", folder / "slurm.json"
+    if not told.exists():
+        listed = slurm("squeue", "--noheader", "--states=all", "--format=%i|%k|%T")
+        rows = [line.split("|") for line in listed.splitlines()]
+        ended = ("CANCELLED", "COMPLETED", "FAILED", "TIMEOUT", "NODE_FAIL")
+        known = [i for i, said, state in rows if said == comment and state not in ended]
+        script = folder / "job.sbatch"
+        program = [sys.executable, str(folder / "runner.py"), "watch", str(folder)]
+        script.write_text(f"#!/bin/sh\nexec {shlex.join(program)}\n")
+        own = [f"--comment={comment}", f"--job-name=carl-{folder.name}"]
+        own += [f"--output={folder / 'runner.log'}", "--open-mode=append", "--requeue"]
+        own += ["--parsable", "--export=NONE", f"--signal=B:USR1@{NOTICE}"]
+        job = known[0] if known else slurm("sbatch", *own, *options, str(script))
+        write_json(told, {"id": job.split(";")[0].strip()})
+    os.close(lock)
+    return status(folder)
+
+
+def slurm(*command: str) -> str:
+    """What a command of Slurm prints; OSError with its message if it fails."""
+    done = subprocess.run(command, capture_output=True)
+    if done.returncode:
+        raise OSError(f"{command[0]}: {done.stderr.decode(errors='replace').strip()}")
+    return done.stdout.decode()
+
+
+def in_queue(folder: Path) -> str:
+    """What Slurm says of a job, "" once it has forgotten it."""
+    job = read_json(folder / "slurm.json")["id"]
+    try:
+        said = slurm("squeue", "--noheader", "--states=all", "--format=%T", f"-j{job}")
+    except OSError as error:
+        if "Invalid job id" not in str(error):
+            raise
+        return ""
+    return said.strip()
+
+
 def acquire(folder: Path) -> int | None:
     """The lock of a job, to be closed; None if somebody has it."""
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -151,12 +208,25 @@ def acquire(folder: Path) -> int | None:
 def watch(folder: Path) -> None:
     """Run the script of a job to its end, if nobody does or did."""
     lock = acquire(folder)
-    if lock is None or (folder / "pid.json").exists():
+    attempts = folder / "attempts.jsonl"
+    before = len(attempts.read_text().splitlines()) if attempts.exists() else 0
+    if (folder / "pid.json").exists():
+        if int(os.environ.get("SLURM_RESTART_COUNT", "0")) <= before:
+            return
+        told = read_json(folder / "slurm.json")
+        put_aside(folder)
+        write_json(folder / "slurm.json", told)
+    if lock is None:
         return
     prctl(ADOPT_ORPHANS, 1)
     room = folder / "exit.json.draft"
     room.write_text(" " * ROOM)
-    ended = Watch(folder, read_json(folder / "job.json")).run()
+    one = Watch(folder, read_json(folder / "job.json"))
+    ended = one.run()
+    if one.noticed == signal.SIGUSR1 and ended["code"] == RESUMABLE:
+        room.unlink()  # it goes on, in the queue
+        slurm("scontrol", "requeue", os.environ["SLURM_JOB_ID"])
+        time.sleep(60)
     with room.open("r+") as file:
         file.write(json.dumps(ended))
         file.truncate()
@@ -174,6 +244,12 @@ class Watch:
         self.secrets = read_json(folder / "secrets.json") or {}
         with contextlib.suppress(FileNotFoundError):
             (folder / "secrets.json").unlink()
+        self.noticed = 0  # the signal by which Slurm tells that its time is over
+        for number in (signal.SIGUSR1, signal.SIGTERM):
+            signal.signal(number, self.notice)
+
+    def notice(self, number: int, frame: Any) -> None:
+        self.noticed = self.noticed or number
 
     def run(self) -> dict[str, Any]:
         """What exit.json is to say."""
@@ -227,10 +303,12 @@ class Watch:
                 return reason
             asked, now = read_json(self.folder / "stop"), time.monotonic()
             limit = self.job["limit"]
-            if asked is None and not (limit and now - self.begun > limit):
+            over = limit and now - self.begun > limit
+            if asked is None and not over and not self.noticed:
                 continue
             if reason is None:
-                reason, since = "limit" if asked is None else "stopped", now
+                reason = "stopped" if asked else "limit" if over else "preempted"
+                since = now
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(child.pid, signal.SIGTERM)
             elif now - since > (asked or self.job)["grace"]:
@@ -326,6 +404,8 @@ def status(folder: Path) -> dict[str, Any]:
         alive = pid["begun"] is not None and begun(pid["pid"]) == pid["begun"]
     if ended is not None:
         return {**found, "state": "ended", **ended}
+    if (folder / "slurm.json").exists():
+        return {**found, "state": "slurm", "slurm": in_queue(folder)}
     if lock is not None and not alive:
         return {**found, "state": "dead" if pid else "claimed"}
     if lock is not None or (folder / "stop").exists():
@@ -337,6 +417,9 @@ def stop(folder: Path, grace: float) -> dict[str, Any]:
     """Ask a job to end: by SIGTERM, and `grace` seconds later by force. Its status."""
     if folder.is_dir() and not (folder / "exit.json").exists():
         write_json(folder / "stop", {"grace": grace})
+        waits = (folder / "slurm.json").exists() and not (folder / "pid.json").exists()
+        if waits:
+            slurm("scancel", read_json(folder / "slurm.json")["id"])
     return status(folder)
 
 

@@ -28,7 +28,7 @@ def train(
     no_carl: options.NoCarl = False,
     assignments: options.Assignments = None,
     compute: Annotated[
-        str, typer.Option(help="Where to run: local, or ssh@HOST.")
+        str, typer.Option(help="local, ssh@HOST, or slurm[:PARTITION][@HOST].")
     ] = "local",
     timeout: Annotated[
         str | None, typer.Option(help="Its host ends it after 30m, 2h or 1d.")
@@ -40,6 +40,10 @@ def train(
     python: Annotated[
         str | None,
         typer.Option(help="Run it with this interpreter, not `uv run` (local: ours)."),
+    ] = None,
+    sbatch: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OPTION", help="For slurm, as --gpus=1; repeatable."),
     ] = None,
     accept: Annotated[
         list[str] | None,
@@ -66,7 +70,7 @@ def train(
     )
     if frozen.data.is_builtin:
         note("no data set is named: it trains on the built-in task")
-    where = Compute.parse(compute)
+    where = Compute.parse(compute, sbatch or ())
     backend, text = where.connect(), options.script(frozen, spec)
     accepted = [word for phase in accept or [] for word in ("--accept", phase)]
     job = make_job(
