@@ -77,6 +77,7 @@ def forked(action: Any) -> None:
 
 def record_of(key: str) -> JobRecord:
     empty = dict.fromkeys(("ref", "exit_code", "started", "seconds", "time_limit"))
+    empty |= {"resumes": None, "copy": None}
     now = time.time()
     return JobRecord(
         id=key,
@@ -87,7 +88,6 @@ def record_of(key: str) -> JobRecord:
         created=now,
         updated=now,
         script_sha256="",
-        resumes=None,
         **empty,
     )
 

@@ -18,6 +18,7 @@ from carl_bundle.backends.protocol import RESUMABLE, Job, JobStatus, State
 from carl_bundle.errors import ConfigurationError, RemoteError, UsageError
 
 RUNNER = Path(__file__).with_name("runner.py")
+MIRROR = Path(__file__).with_name("mirror.py")
 BOOT = (
     "import sys; i = sys.stdin.buffer; "
     "exec(compile(i.read(int(i.readline())), 'runner.py', 'exec'))"
@@ -193,6 +194,9 @@ class HostBackend:
             "limit": job.limit,
             "grace": job.grace,
             "output": job.output,
+            "copy": job.copy,
+            "seed": job.seed,
+            "every": job.every,
             **queue,
         }
 
@@ -256,7 +260,7 @@ def packed(job: Job, told: dict[str, Any]) -> dict[str, bytes]:
         if name.startswith("/") or ".." in name.split("/"):
             remedy = "name it below the folder that the command is started in"
             raise UsageError(f"{name} is no place in a job's folder", remedy=remedy)
-    found = {"runner.py": RUNNER.read_bytes()}
+    found = {"runner.py": RUNNER.read_bytes(), "mirror.py": MIRROR.read_bytes()}
     found["job.json"] = json.dumps(told).encode()
     found |= {f"work/{name}": _content(job, name) for name in job.files}
     return found | _secret_file(job.secrets)

@@ -87,6 +87,9 @@ class Job:
         limit: Seconds after which the host ends it.
         grace: Seconds between asking it to end and ending it.
         output: The folder, below the working one, of what it makes.
+        copy: A folder that the host sees, to which that is copied while it runs.
+        seed: Such a copy, of another job, that it goes on from.
+        every: Seconds between two looks for something to copy.
     """
 
     key: str
@@ -98,6 +101,9 @@ class Job:
     limit: float | None = None
     grace: float = 60.0
     output: str = "runs"
+    copy: str | None = None
+    seed: str | None = None
+    every: float = 10.0
 
 
 class Backend(Protocol):

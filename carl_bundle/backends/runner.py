@@ -4,7 +4,8 @@ It is sent to the host, which needs nothing but POSIX and Python 3.8: it imports
 standard library alone. A job is a folder, and its files are the truth about it:
 
     job.json      what to run: command, environment, links to what lies on the host,
-                  limit and grace in seconds, the folder of what it makes
+                  limit and grace in seconds, the folder of what it makes, where that
+                  is copied to, and a copy that it goes on from
     work/         where it runs: the script and its data
     lock          held as long as somebody watches the job
     pid.json      its process, when that began, on which host; the script has begun
@@ -260,6 +261,10 @@ class Watch:
             link.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileExistsError):
                 link.symlink_to(path)
+        seed, output = self.job.get("seed"), work / self.job["output"]
+        if seed and not output.exists() and not self.mirror("restore", seed, output):
+            shutil.rmtree(output, ignore_errors=True)
+            return {"code": 4, "reason": "not started", "started": 0, "seconds": 0}
         started, code = time.time(), 127
         reason: str | None = "not started"
         try:
@@ -286,9 +291,15 @@ class Watch:
         """The exit code of a process, and why it ended, None if by itself."""
         copier = threading.Thread(target=self.copy, args=(child.stdout,), daemon=True)
         copier.start()
+        over = threading.Event()
+        saver = threading.Thread(target=self.keep_saving, args=(over,), daemon=True)
+        saver.start()
         reason = self.wait(child)
+        over.set()
+        saver.join()
         finish(child.pid)
         copier.join(10)
+        self.save()
         code = child.returncode
         if reason == "limit" and code != 0:
             return TIME_LIMIT, reason
@@ -332,6 +343,26 @@ class Watch:
             self.log(ready)
             if not chunk:
                 return
+
+    def keep_saving(self, over: threading.Event) -> None:
+        """Copy what the job saves to where it outlives this host."""
+        while not over.wait(self.job.get("every", 10)):
+            self.save()
+
+    def save(self) -> None:
+        run, copy = self.folder / "work" / self.job["output"], self.job.get("copy")
+        if copy and run.exists():
+            self.mirror("save", run, copy)
+
+    def mirror(self, task: str, source: Any, target: Any) -> bool:
+        """Save or restore; what goes wrong stands in the log."""
+        program = self.folder / "mirror.py"
+        command = [sys.executable, str(program), task, str(source), str(target)]
+        done = subprocess.run(command, stderr=subprocess.PIPE)
+        if done.returncode:
+            told = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+            self.log(f"error: cannot {task} a copy: {' '.join(told)}\n".encode())
+        return done.returncode == 0
 
     def log(self, text: bytes) -> None:
         path = self.folder / "output.log"

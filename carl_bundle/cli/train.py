@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from carl_bundle.cli import options
 from carl_bundle.cli.output import note, write_json
+from carl_bundle.errors import UsageError
 
 if TYPE_CHECKING:
     from carl_bundle.backends.protocol import Job
     from carl_bundle.jobs.records import JobRecord
-    from carl_bundle.spec.train_spec import TrainSpec
 
 
 def train(
@@ -45,6 +46,10 @@ def train(
         list[str] | None,
         typer.Option(metavar="OPTION", help="For slurm, as --gpus=1; repeatable."),
     ] = None,
+    destination: Annotated[
+        str | None,
+        typer.Option(help="Copy what it saves to this folder, which its host sees."),
+    ] = None,
     accept: Annotated[
         list[str] | None,
         typer.Option(metavar="PHASE", help="Go on although this phase has failed."),
@@ -62,8 +67,9 @@ def train(
     """Run the script that `carl bundle` would print; it goes on when you leave."""
     from carl_bundle.backends.compute import Compute
     from carl_bundle.cli.logs import follow
-    from carl_bundle.jobs.lifecycle import new_key, submit
+    from carl_bundle.jobs.lifecycle import submit
     from carl_bundle.jobs.records import Records
+    from carl_bundle.jobs.submission import seconds
 
     frozen = options.frozen_spec(
         spec, model, method, dataset, seed, name, no_carl, assignments
@@ -73,14 +79,17 @@ def train(
     where = Compute.parse(compute, sbatch or ())
     backend, text = where.connect(), options.script(frozen, spec)
     accepted = [word for phase in accept or [] for word in ("--accept", phase)]
-    job = make_job(
-        new_key(), frozen, text, where.backend, timeout, secret, python, accepted
-    )
+    limit = seconds(timeout) if timeout else None
+    job = make_job(text, where.backend, limit, secret, python, accepted)
+    if destination:
+        job = replace(job, copy=copy_at(destination, job.key))
     if dry_run:
         write_json("carl.plan/1", compute=compute, **backend.plan(job))
         return 0
     records = Records()
-    record = submit(records, backend, make_record(job, compute, frozen, text), job)
+    digest = records.keep_script(text)
+    record = make_record(job, compute, frozen.name, digest)
+    record = submit(records, backend, record, job)
     if as_json:
         write_json("carl.job/1", **record.document())
         return 0
@@ -89,39 +98,48 @@ def train(
     return 0 if detach else follow(records, record)
 
 
+def copy_at(destination: str, key: str) -> str:
+    """Where the copy of a job lies, an absolute path or one below the home there."""
+    if not destination.startswith(("/", "~/")):
+        remedy = "name it as its host does: /shared/runs, or ~/runs"
+        raise UsageError(f"{destination} is no absolute path", remedy=remedy)
+    return f"{destination.rstrip('/')}/{key}"
+
+
 def make_job(
-    key: str,
-    frozen: TrainSpec,
     text: str,
     backend: str,
-    timeout: str | None,
-    secret: list[str] | None,
-    python: str | None,
-    arguments: list[str],
+    limit: float | None = None,
+    secret: list[str] | None = None,
+    python: str | None = None,
+    arguments: Sequence[str] = (),
 ) -> Job:
-    """A script and what it needs, as a job. UsageError if it holds a secret."""
+    """A script and what it needs, as a new job. UsageError if it holds a secret."""
     from carl_bundle.backends.protocol import Job
+    from carl_bundle.bundler.provenance import Script
     from carl_bundle.jobs import submission
-    from carl_bundle.recipes import plan
+    from carl_bundle.jobs.lifecycle import new_key
 
-    secrets = submission.secrets_of(secret or ())
+    secrets, config = submission.secrets_of(secret or ()), Script.parse(text).config
     submission.check_no_secret(text, secrets)
-    paths, here = submission.local_paths(plan(frozen).config), backend == "local"
+    paths, here = submission.local_paths(config), backend == "local"
     interpreter = python or (sys.executable if here else None)
     runs = (interpreter,) if interpreter else ("uv", "run")
     files: dict[str, Any] = {} if here else submission.sent(paths)
     return Job(
-        key=key,
+        key=new_key(),
         files={**files, "train.py": text.encode()},
         links=submission.linked(paths) if here else {},
         command=(*runs, "train.py", *arguments),
         secrets=secrets,
-        limit=submission.seconds(timeout) if timeout else None,
-        output=frozen.run_dir,
+        limit=limit,
+        output=config["run_dir"],
     )
 
 
-def make_record(job: Job, compute: str, frozen: TrainSpec, text: str) -> JobRecord:
+def make_record(
+    job: Job, compute: str, name: str, digest: str, resumes: str | None = None
+) -> JobRecord:
     """The record of a job that is about to be submitted."""
     from carl_bundle.backends.protocol import State
     from carl_bundle.jobs.records import JobRecord
@@ -131,7 +149,7 @@ def make_record(job: Job, compute: str, frozen: TrainSpec, text: str) -> JobReco
         id=job.key,
         compute=compute,
         ref=None,
-        name=frozen.name,
+        name=name,
         state=State.PENDING,
         reason="",
         exit_code=None,
@@ -140,6 +158,7 @@ def make_record(job: Job, compute: str, frozen: TrainSpec, text: str) -> JobReco
         started=None,
         seconds=None,
         time_limit=job.limit,
-        script_sha256=hashlib.sha256(text.encode()).hexdigest(),
-        resumes=None,
+        script_sha256=digest,
+        resumes=resumes,
+        copy=job.copy,
     )

@@ -6,6 +6,7 @@ Several commands write to it at once: each change is one short transaction.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import sqlite3
@@ -23,7 +24,7 @@ CREATE TABLE IF NOT EXISTS jobs (
     id TEXT PRIMARY KEY, compute TEXT NOT NULL, ref TEXT, name TEXT NOT NULL,
     state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '', exit_code INTEGER,
     created REAL NOT NULL, updated REAL NOT NULL, started REAL, seconds REAL,
-    time_limit REAL, script_sha256 TEXT NOT NULL, resumes TEXT
+    time_limit REAL, script_sha256 TEXT NOT NULL, resumes TEXT, copy TEXT
 );
 CREATE TABLE IF NOT EXISTS events (
     job TEXT NOT NULL, time REAL NOT NULL, what TEXT NOT NULL, detail TEXT NOT NULL
@@ -42,6 +43,7 @@ class JobRecord:
         ref: What the backend calls the job; None before it has said so.
         script_sha256: The digest of the script that was sent.
         resumes: The id of the job that it goes on from.
+        copy: The folder to which its host copies what it saves.
     """
 
     id: str
@@ -58,6 +60,7 @@ class JobRecord:
     time_limit: float | None
     script_sha256: str
     resumes: str | None
+    copy: str | None
 
     def document(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -77,6 +80,23 @@ class Records:
         self.path = self.folder / "jobs.db"
         with self._reading_errors():
             self.folder.mkdir(0o700, parents=True, exist_ok=True)
+
+    def keep_script(self, text: str) -> str:
+        """Keep a script, for a job that goes on elsewhere; its digest."""
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        path = self.folder / "scripts" / f"{digest}.py"
+        with self._reading_errors():
+            path.parent.mkdir(exist_ok=True)
+            if not path.exists():
+                draft = path.with_suffix(f".{os.getpid()}.draft")
+                draft.write_bytes(text.encode())
+                draft.replace(path)
+        return digest
+
+    def script(self, digest: str) -> str:
+        """The script of a job."""
+        with self._reading_errors():
+            return (self.folder / "scripts" / f"{digest}.py").read_bytes().decode()
 
     def add(self, record: JobRecord) -> None:
         """A job that is about to be submitted."""

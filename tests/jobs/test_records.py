@@ -29,6 +29,7 @@ RECORD = JobRecord(
     time_limit=None,
     script_sha256="0" * 64,
     resumes=None,
+    copy=None,
 )
 
 
