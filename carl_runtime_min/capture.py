@@ -10,8 +10,7 @@ from torch import Tensor
 from carl_runtime_min.errors import UsageError
 from carl_runtime_min.field import token_field
 from carl_runtime_min.grpo import CoherentPolicy
-
-CLOSE = 1e-5  # of ln V: what float32 leaves between two orders of the same sums
+from carl_runtime_min.head import CLOSE
 
 
 class Capture:
@@ -29,9 +28,8 @@ class Capture:
         return logits
 
     def take(self, chosen: Tensor) -> None:
-        self.fields.append(
-            torch.stack(token_field(self.logits, chosen, self.temperature))
-        )
+        field = token_field(self.logits, chosen, self.temperature, overwrite=True)
+        self.fields.append(torch.stack(field))
 
 
 class CapturedScores(CoherentPolicy):

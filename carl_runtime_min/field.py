@@ -21,12 +21,16 @@ CHUNK = 1 << 20  # logits worked on at once: two float32 scratch buffers of 4 MB
 
 @torch.no_grad()
 def token_field(
-    logits: Tensor, token_ids: Tensor, temperature: float = 1.0
+    logits: Tensor,
+    token_ids: Tensor,
+    temperature: float = 1.0,
+    overwrite: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Entropy H and log p of each token under softmax(logits / temperature), in nats.
 
     logits [..., V], where row i predicts token i, and token_ids [...] give (H, log p),
-    float32 [...] each; NaN where a row holds NaN or +inf, or nothing but -inf.
+    float32 [...] each; NaN where a row holds NaN or +inf, or nothing but -inf. With
+    `overwrite`, logits in float32 hold no more of use afterwards, and are not copied.
     """
     if not temperature > 0:
         raise UsageError(f"temperature must be positive, not {temperature}")
@@ -34,12 +38,16 @@ def token_field(
     rows, ids = logits.reshape(-1, vocab), token_ids.reshape(-1, 1)  # [N, V], [N, 1]
     n = min(len(rows), CHUNK // vocab) or 1
     new = partial(torch.empty, dtype=torch.float32, device=logits.device)
-    scratch, entropy, log_probs = new(2, n, vocab), new(len(rows)), new(len(rows))
+    entropy, log_probs = new(len(rows)), new(len(rows))
+    owned = overwrite and logits.dtype == torch.float32
+    scratch = new(1 if owned else 2, n, vocab)
     for start in range(0, len(rows), n):
         here = slice(start, start + n)
-        z, e = scratch[:, : len(rows[here])]  # [n, V] each
-        z.copy_(rows[here]).div_(temperature)
+        z, e = scratch[-1, : len(rows[here])], scratch[0, : len(rows[here])]  # [n, V]
+        z = rows[here] if owned else z.copy_(rows[here])
         z -= z.amax(-1, keepdim=True)
+        if temperature != 1:
+            z /= temperature  # after m is off: a large logit has few digits to lose
         chosen = z.gather(-1, ids[here]).squeeze(-1)  # [n]
         z.clamp_(min=-200)  # e^-200 is 0 in float32, and 0 * -200 is 0: 0 * -inf is not
         s = torch.exp(z, out=e).sum(-1)  # [n]

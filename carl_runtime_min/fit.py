@@ -160,6 +160,7 @@ def fit(
         shutil.rmtree(result, ignore_errors=True)
         sync([*draft.rglob("*"), draft])
         draft.replace(result)
+        run.anchor()
         run.summarise(weights_sha256=weights_sha256(result))
         if state["best_metric"] is not None:
             facts = {name: state[name] for name in ("best_metric", "best_global_step")}

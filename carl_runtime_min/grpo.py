@@ -10,6 +10,7 @@ the trainer scores it. Compose one with the trainer:
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,8 @@ from carl_runtime_min.cascade import Cascade, damp_ties
 from carl_runtime_min.field import order_parameter
 from carl_runtime_min.fit import head_width
 from carl_runtime_min.guards import correlation, nan_is_infinite
+from carl_runtime_min.head import CheckedHead
+from carl_runtime_min.remembering import remembering
 from carl_runtime_min.resume import CHECKPOINT_HOOKS, ExactResume
 from carl_runtime_min.rewards import carl_reward, coherence_components
 from carl_runtime_min.run import Run
@@ -63,7 +66,7 @@ class CoherenceReward:
         return [None if math.isnan(reward) else reward for reward in rewards.tolist()]
 
 
-class SampledPolicy(ExactResume):
+class SampledPolicy(CheckedHead, ExactResume):
     """Mixin: keeps what was sampled, bars infinite rewards, records samples."""
 
     reward_funcs: list[Any]
@@ -76,6 +79,17 @@ class SampledPolicy(ExactResume):
         """
         self.run, self.samples_every, self.maximum = run, every, maximum
         self.reward_funcs = list(map(nan_is_infinite, self.reward_funcs))
+
+    def counters(self) -> dict[str, Any]:
+        states = {name: one.state_dict() for name, one in remembering(self).items()}
+        return {**super().counters(), "reward_states": deepcopy(states)}
+
+    def count_from(self, counters: dict[str, Any]) -> None:
+        states = counters.pop("reward_states")
+        for name, reward in remembering(self).items():
+            if name in states:  # else an edited script has added it
+                reward.load_state_dict(states[name])
+        super().count_from(counters)
 
     def log_now(self, name: str, value: float | None) -> None:
         mode = "train" if self.model.training else "eval"
@@ -110,16 +124,10 @@ class SampledPolicy(ExactResume):
         ids = ids.to(self.accelerator.device)  # [B, P + T]
         training = self.model.training
         self.model.eval()
-        log_probs, entropy, _ = self._get_per_token_logps_and_entropies(
-            self.model,
-            ids.clamp(min=0),
-            (ids >= 0).long(),
-            max(1, *map(len, sampled)),
-            batch_size=self.args.per_device_train_batch_size,
-            compute_entropy=True,
-        )
+        width = max(1, *map(len, sampled))
+        scores = self.head_scores(ids.clamp(min=0), (ids >= 0).long(), width)
         self.model.train(training)
-        return self.fields(log_probs, entropy)
+        return self.fields(*scores)
 
     def fields(self, log_probs: Tensor, entropy: Tensor) -> list[dict[str, Tensor]]:
         """Cut padded scores, [B, T] each, to the policy's tokens of each completion."""
@@ -252,7 +260,7 @@ class CoherentPolicy(SampledPolicy):
         """The field of every completion of this batch, on this rank."""
         fields = self.score()
         if not self.told:
-            self.tell("pass", fields, fields)
+            self.tell("plain logits" if self.plain_head else "pass", fields, fields)
         ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
         if self.mask_truncated_completions:  # those have no say, thus no field
             for tokens, field in zip(self.completion_ids, fields, strict=True):
@@ -304,7 +312,11 @@ class ReusedScores(CoherentPolicy):
         dropout = any(rate for name, rate in config.items() if "drop" in name)
         if dropout or self.reused is None:
             return super().batch_field()
-        fields = self.fields(*self.reused)
-        if not self.told:
-            self.tell("reuse", fields, self.score())
+        log_probs, entropy = self.reused
+        scored = None if self.told else self.score()
+        if self.unsound(entropy):
+            return super().batch_field()
+        fields = self.fields(log_probs, entropy)
+        if scored:
+            self.tell("reuse", fields, scored)
         return fields

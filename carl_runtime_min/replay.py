@@ -30,9 +30,12 @@ def replay(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) 
         if step not in recorded:
             remedy = f"choose steps in {path / 'steps.jsonl'}"
             raise UsageError(f"{name} has no record of step {step}", remedy=remedy)
-    lock = claim(path, facts, "auto")  # nothing else may write there meanwhile
+    lock = claim(path, facts, args)  # nothing else may write there meanwhile
     shutil.rmtree(scratch, ignore_errors=True)
-    prepare(path, scratch, name, first)
+    for step in range(prepare(path, scratch, name, first), last + 1):
+        if (script := recorded.get(step, {}).get("script")) != facts["script_sha256"]:
+            remedy = f"use the script {str(script)[:12]} of {path}, or other steps"
+            raise UsageError(f"another script ran {name} {step}", remedy=remedy)
     write_json(scratch / "run.json", facts)
     own = ["--run-dir", str(scratch), "--until", str(last), "--phase", name]
     code = supervise([*sys.argv, *own], scratch, lock, facts["world_size"])
@@ -93,8 +96,11 @@ def recorded_steps(path: Path, phase: str) -> dict[int, dict[str, Any]]:
     return {one["step"]: one for one in records if one["phase"] == phase}
 
 
-def prepare(path: Path, scratch: Path, phase: str, first: int) -> None:
-    """What the phase starts from: earlier results, the checkpoint before `first`."""
+def prepare(path: Path, scratch: Path, phase: str, first: int) -> int:
+    """What the phase starts from: earlier results, the checkpoint before `first`.
+
+    The number of the step after that checkpoint.
+    """
     own = path / "checkpoints" / phase
     states = checkpoints(own)
     before = [p for p in states if states[p]["global_step"] < first]
@@ -107,6 +113,7 @@ def prepare(path: Path, scratch: Path, phase: str, first: int) -> None:
     if nearest:
         target = scratch / "checkpoints" / phase / nearest.name
         shutil.copytree(nearest, target, copy_function=os.link)
+    return 1 + (states[nearest]["global_step"] if nearest else 0)
 
 
 def distance(one: Any, other: Any) -> float:

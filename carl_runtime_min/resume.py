@@ -29,6 +29,7 @@ COUNTERS = (
     "_stored_metrics",  # as ORPO calls them
     "_total_train_tokens",
     "skipped",
+    "plain_head",
 )
 WINDOW = ("_step", "_buffered_inputs", "completion_ids", "rewards")  # of several steps
 CHECKPOINT_HOOKS = {
@@ -55,6 +56,10 @@ class ExactResume(FiniteSteps):
         own = vars(self)
         counted = {name: copy.deepcopy(own[name]) for name in COUNTERS if name in own}
         return counted | {name: own[name] for name in WINDOW if name in own}
+
+    def count_from(self, counters: dict[str, Any]) -> None:
+        """Set the counters to those of another step."""
+        vars(self).update(counters)
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         if self.seen:  # it is called once more at the end of an epoch
@@ -95,6 +100,7 @@ class ExactResume(FiniteSteps):
         seen, self.seen = self.seen, ()
         return {
             "step": self.state.global_step,
+            "script": self.run.script,
             "batch": digest(seen),
             "samples": samples and digest(samples),
             "rewards": None if rewards is None else rewards.tolist(),
@@ -113,7 +119,7 @@ class ExactResume(FiniteSteps):
         steps = [state["global_step"] for state in states]
         if self.between is None or self.state.global_step in steps:
             return
-        vars(self).update(self.between["counters"])
+        self.count_from(self.between["counters"])
         self.state.num_input_tokens_seen = self.between["tokens"]
         python, numpy, cpu = self.between["rng"]
         random.setstate(python)
@@ -130,6 +136,7 @@ class ExactResume(FiniteSteps):
         if self.run.first:
             new = self.run.checkpoints / f"checkpoint-{self.state.global_step}"
             sync([new / STATE, new, new.parent])
+            self.run.anchor()
             self.run.rotate(limit, self.state.best_model_checkpoint)
 
     def _save_rng_state(self, folder: str) -> None:
@@ -169,7 +176,7 @@ class ExactResume(FiniteSteps):
         for name in ("_metrics", "_stored_metrics"):  # dictionaries with defaults
             for part, values in counters.pop(name, {}).items():
                 vars(self)[name][part].update(values)
-        vars(self).update(counters)
+        self.count_from(counters)
 
     def counters_file(self, folder: str | None) -> Path:
         rank = self.accelerator.process_index

@@ -46,6 +46,26 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def data_of(config: dict[str, Any], phases: Iterable[str]) -> list[dict[str, Any]]:
+    """The settings of all the data that phases use: `id`, `revision` and more."""
+    blocks = [config[phase] for phase in phases]
+    blocks += [block["validation"] for block in blocks if "validation" in block]
+    blocks += [source for block in blocks for source in block.get("mix", ())]
+    return [block["data"] for block in blocks if "data" in block]
+
+
+def spec_sha256(config: dict[str, Any]) -> str:
+    spec = json.dumps(config["spec"], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(spec.encode()).hexdigest()
+
+
+def folder_sha256(folder: Path) -> str:
+    """Digest of the names and the digests of the files in `folder`."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    named = [[path.name, sha256(path)] for path in files]
+    return hashlib.sha256(json.dumps(named).encode()).hexdigest()
+
+
 def weights_sha256(folder: Path) -> str:
     """Digest of the weight file in `folder`; of several, of their digests in order."""
     digests = [sha256(path) for path in sorted(folder.glob("*.safetensors"))]
@@ -72,6 +92,7 @@ class Run:
 
     def __init__(self, path: Path, phase: str, resume: str) -> None:
         self.path, self.phase, self.resume = path, phase, resume
+        self.script = read_json(path / "run.json").get("script_sha256")
         self.chains: dict[str, str] = {}
         self.checkpoints = path / "checkpoints" / phase
         self.first = int(os.environ.get("RANK", 0)) == 0
@@ -90,9 +111,16 @@ class Run:
                 file.write(json.dumps(line) + "\n")
 
     def last(self, name: str) -> str:
-        """The end of a chain of lines; it begins with the digest of the script."""
-        script = {"chain": read_json(self.path / "run.json").get("script_sha256")}
-        return str([script, *self.records(name)][-1]["chain"])
+        """The end of a chain of lines, which begins with the first script's digest."""
+        run = read_json(self.path / "run.json")
+        script = run.get("changes", [run])[0].get("script_sha256")
+        return str([{"chain": script}, *self.records(name)][-1]["chain"])
+
+    def anchor(self) -> None:
+        """Note the ends of all chains: lines up to there can't be cut off unseen."""
+        names = sorted(path.stem for path in self.path.glob("*.jsonl"))
+        ends = {name: self.chains.get(name) or self.last(name) for name in names}
+        write_json(self.path / "records.json", ends)
 
     def records(self, name: str) -> list[dict[str, Any]]:
         """The lines of `<name>.jsonl`; one that a crash tore is left out."""
@@ -142,3 +170,4 @@ class Run:
             ]
             path.with_suffix(".draft").write_text("".join(kept))
             path.with_suffix(".draft").replace(path)
+        self.anchor()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import signal
@@ -17,15 +18,16 @@ from carl_runtime_min.run import Run, write_json
 
 
 class Watchdog(Observer):
-    """A trainer callback that acts after `seconds` without a forward or a step.
+    """Acts after `seconds` without a forward, or as a trainer callback, a step.
 
     First it prints the stacks of all threads and asks for a stop; what the main thread
     waits for in the middle of a step is given up, and the step before it is saved.
-    After as long again it ends the process with code 85.
+    After as long again it ends the process, and all of a launch, with code 85.
     """
 
     def __init__(self, run: Run, seconds: float) -> None:
         self.run, self.seconds = run, seconds
+        self.thread = threading.Thread(target=self.watch, daemon=True)
         self.inside = self.over = False  # inside a step, whose weights are the last's
         self.moved()
 
@@ -33,9 +35,15 @@ class Watchdog(Observer):
         self.last = time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kw: Any) -> None:
-        kw["model"].get_input_embeddings().register_forward_hook(self.moved)
+        self.listen(kw["model"])
+
+    def listen(self, model: Any) -> None:
+        """Take each forward of `model` for a move; from the first one on, watch."""
+        model.get_input_embeddings().register_forward_hook(self.moved)
+        self.moved()
         signal.signal(signal.SIGURG, self.give_up)  # by default it is ignored
-        threading.Thread(target=self.watch, daemon=True).start()
+        if not self.thread.is_alive():
+            self.thread.start()
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
         self.inside = not torch.distributed.is_initialized()  # others would wait
@@ -60,12 +68,13 @@ class Watchdog(Observer):
                 # should one thread let no other run, then this one neither
                 faulthandler.dump_traceback_later(3 * self.seconds, exit=True, file=2)
                 time.sleep(min(1, self.seconds / 10))
-            self.run.say(f"{self.run.phase}: nothing moved for {self.seconds:g} s")
+            with contextlib.suppress(OSError):  # a full disk
+                self.run.say(f"{self.run.phase}: nothing moved for {self.seconds:g} s")
+                (self.run.path / "stop").touch()
             if not asked:
                 faulthandler.dump_traceback(2)
-                (self.run.path / "stop").touch()
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGURG)
-        if self.run.first:  # then a launcher ends the others
-            code = {"code": 85, "phase": self.run.phase}
+        with contextlib.suppress(OSError):
+            code = {"code": 85, "phase": self.run.phase, "stalled": True}
             write_json(self.run.path / "exit.json", code)
-            os._exit(85)
+        os._exit(85)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import os
 import signal
@@ -14,6 +15,7 @@ from typing import Any
 from carl_runtime_min.errors import CarlError
 from carl_runtime_min.run import read_json
 
+PR_SET_PDEATHSIG = 1  # prctl(2)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
@@ -65,7 +67,8 @@ def supervise(command: list[str], path: Path, lock: int, processes: int) -> int:
 def accept_signals(path: Path) -> None:
     """In a phase: what it starts is ended by a signal, and it goes on.
 
-    Without a supervisor, as below a launcher, it is asked to stop by one.
+    Without a supervisor, as below a launcher, it is asked to stop by one. What a
+    launcher has started dies with it.
     """
     alone = "CARL_SUPERVISOR" not in os.environ
 
@@ -77,6 +80,8 @@ def accept_signals(path: Path) -> None:
     for number in STOP_SIGNALS:
         signal.signal(number, ask)
     obey = functools.partial(signal.signal, signal.SIGTERM, signal.SIG_DFL)
+    if "RANK" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.register_at_fork(after_in_child=obey)  # as multiprocessing ends its pools
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 

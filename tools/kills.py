@@ -1,13 +1,14 @@
 """`make kills`: a run killed at any moment, and continued, is the run never killed.
 
-python -m tools.kills [--seed N] [--kills N]
+python -m tools.kills [--seed N] [--kills N] [--recipe NAME, or all]
 
-A small pipeline runs once undisturbed. Then it is killed again and again, each time in
-a folder of its own: SIGKILL for all of its processes, at a moment drawn by the seed.
-The same command continues it, and what it leaves must be the same to the last bit.
+A small pipeline, or another method, runs once undisturbed. Then it is killed again and
+again, each time in a folder of its own: SIGKILL for all of its processes, at a moment
+drawn by the seed. The same command continues it, and what it leaves must be the same to
+the last bit.
 
 Every process is a fork of this one, which has imported torch and TRL: that takes longer
-than the whole pipeline. Apart from that the script runs as it always does.
+than the whole run. Apart from that the script runs as it always does.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -34,26 +36,48 @@ import psutil
 
 from carl_runtime_min.run import checkpoints, read_json, weights_sha256
 
-SPEC = {
-    "name": "small",
-    "sft": {
-        "max_steps": 12,
-        "per_device_train_batch_size": 8,
-        "logging_steps": 7,
-        "save_steps": 3,
-    },
-    "gate": {"threshold": 0.02, "window": 6, "min_above": 6},
-    "grpo": {
-        "max_steps": 12,
-        "per_device_train_batch_size": 8,
-        "num_iterations": 2,
-        "max_completion_length": 48,
-        "logging_steps": 7,
-        "save_steps": 3,
-    },
+STEPS = {
+    "max_steps": 12,
+    "per_device_train_batch_size": 8,
+    "logging_steps": 7,
+    "save_steps": 3,
+}
+SAMPLED = {**STEPS, "num_iterations": 2, "max_completion_length": 48}
+REWARDED = {
     "rewards": [{"function": "rewards.py:noted"}],
     "carl": {"cascade": "adaptive", "open_by": 4, "warmup_steps": 4},
+}
+SPEC = {
+    "name": "small",
+    "sft": STEPS,
+    "gate": {"threshold": 0.02, "window": 6, "min_above": 6},
+    "grpo": SAMPLED,
+    **REWARDED,
     "eval": {"items": 8},
+}
+RUINOUS = {  # the model never gets better than after its first steps
+    **STEPS,
+    **{"max_steps": 24, "learning_rate": 0.5, "save_total_limit": 1},
+    **{"lr_scheduler_type": "constant", "warmup_steps": 0},
+}
+
+
+def alone(method: str, **more: Any) -> dict[str, Any]:
+    """The spec of one method, on the built-in model."""
+    return {"name": "small", "method": method, method: STEPS, **more}
+
+
+RECIPES = {
+    "pipeline": SPEC,
+    "sft": alone("sft", gate=SPEC["gate"]),
+    "sft, LoRA": alone("sft", lora={"r": 4}),
+    "sft, packed": alone("sft", sft={**STEPS, "trainer": {"packing": True}}),
+    "sft, streamed": alone("sft", data={"id": "rows.jsonl", "streaming": True}),
+    "sft, patience": alone(
+        "sft", sft=RUINOUS, eval={"every": 3, "items": 8, "patience": 2}
+    ),
+    **{name: alone(name) for name in ("dpo", "kto", "orpo")},
+    **{name: alone(name, **{name: SAMPLED}, **REWARDED) for name in ("grpo", "rloo")},
 }
 RUN = Path("runs") / "small"
 REWARD = '''"""A task reward that notes when completions are there."""
@@ -65,8 +89,15 @@ def noted(completions, **rest):
     texts = [turns[0]["content"] for turns in completions]
     return [sum(map(str.isdigit, text)) / max(1, len(text)) for text in texts]
 '''
+ROWS = [{"prompt": str(i), "completion": str(i + 1)} for i in range(40)]
 CLOCK = ("runtime", "per_second", "step_time")
 DONE = (0, 1, 3)  # an evaluation of so few steps proves nothing
+KINDS = {
+    "anywhere": "anywhere",
+    "generation": "while completions are generated",
+    "checkpoint": "while a checkpoint is half written",
+    "phase": "between the last step of a phase and what follows",
+}
 
 
 def forked(action: Callable[[], int]) -> int:
@@ -105,17 +136,24 @@ class Phase:
 class Script:
     """A rendered script whose libraries are imported."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, spec: dict[str, Any] | None = None) -> None:
         from tests.scripts import load, render
+        from tests.tiny import write_jsonl
 
+        folder.mkdir(exist_ok=True)
         (folder / "rewards.py").write_text(REWARD)
-        self.path = render(folder, SPEC)
+        self.rows = write_jsonl(folder / "rows.jsonl", ROWS)
+        self.path = render(folder, spec or SPEC)
         self.module: ModuleType = load(self.path)
         self.module.subprocess = SimpleNamespace(  # type: ignore[attr-defined]
             Popen=lambda command, env, **_: Phase(self.module.main, command, env)
         )
         self.module.builtin_model(self.module.builtin_tokenizer(), 0)
-        from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer  # noqa: F401
+        import trl
+        from trl.experimental.orpo import ORPOConfig, ORPOTrainer  # noqa: F401
+
+        for method in ("SFT", "GRPO", "RLOO", "DPO", "KTO"):
+            getattr(trl, f"{method}Config"), getattr(trl, f"{method}Trainer")
 
     def start(self, folder: Path) -> psutil.Process:
         """`python train.py` in `folder`."""
@@ -129,6 +167,7 @@ class Script:
             return int(self.module.main())
 
         folder.mkdir(exist_ok=True)
+        shutil.copy(self.rows, folder)
         return psutil.Process(forked(action))
 
 
@@ -136,26 +175,23 @@ class Script:
 class Seen:
     """How far a run has come, as its files tell."""
 
-    sft: int  # steps
-    grpo: int
+    steps: Counter[str]  # by phase
     generated: int  # batches of completions
     phases: int  # that are done
     half: bool  # whether a checkpoint lies there unfinished
 
     @classmethod
     def of(cls, folder: Path) -> Seen:
-        run, steps = folder / RUN, b""
+        run, steps = folder / RUN, ""
         with contextlib.suppress(OSError):
-            steps = (run / "steps.jsonl").read_bytes()
+            steps = (run / "steps.jsonl").read_text()
         noted = folder / "generated.txt"
         made = set(run.glob("checkpoints/*/checkpoint-*[0-9]"))
         whole = [set(checkpoints(p)) for p in run.glob("checkpoints/*") if made]
-        done = read_json(run / "phases.json")
         return cls(
-            steps.count(b'{"phase": "sft"'),
-            steps.count(b'{"phase": "grpo"'),
+            Counter(re.findall(r'^\{"phase": "(\w+)"', steps, re.MULTILINE)),
             noted.stat().st_size if noted.exists() else 0,
-            len(done),
+            len(read_json(run / "phases.json")),
             bool(made - set().union(*whole)),
         )
 
@@ -181,7 +217,8 @@ def left(run: Path) -> dict[str, Any]:
     for name in ("summary", "phases"):
         found[name] = read_json(run / f"{name}.json")
     for name in ("samples", "steps", "metrics"):
-        rows = map(json.loads, (run / f"{name}.jsonl").read_text().splitlines())
+        path = run / f"{name}.jsonl"  # not each method has samples
+        rows = map(json.loads, (path.read_text() if path.exists() else "").splitlines())
         found[name] = [
             {k: v for k, v in row.items() if not any(word in k for word in CLOCK)}
             for row in rows
@@ -205,6 +242,7 @@ class Moments:
 
     def __init__(self, seed: int, wall: float, end: Seen) -> None:
         self.random, self.wall, self.end = random.Random(seed), wall, end
+        self.names = list(end.steps)
 
     def anywhere(self) -> Plan:
         delay = self.random.uniform(0, self.wall)
@@ -212,31 +250,35 @@ class Moments:
 
     def generation(self) -> Plan:
         """After an even step, as samples last for two; before they are rewarded."""
-        step = self.random.randrange(2, self.end.grpo, 2)
+        name = self.names[-1]
+        step = self.random.randrange(2, self.end.steps[name], 2)
         return Plan(
-            lambda seen: seen.grpo >= step,
+            lambda seen: seen.steps[name] >= step,
             self.random.uniform(0, 0.4),
             lambda then, now: (
-                not now.half and then == now and 2 * now.generated == now.grpo == step
+                not now.half
+                and then == now
+                and 2 * now.generated == now.steps[name] == step
             ),
         )
 
     def checkpoint(self) -> Plan:
-        name = self.random.choice(["sft", "grpo"])
-        step = self.random.randrange(3, getattr(self.end, name) + 1, 3)
+        name = self.random.choice(self.names)
+        step = self.random.randrange(3, self.end.steps[name] + 1, 3)
         return Plan(
-            lambda seen: seen.half and getattr(seen, name) >= step,
+            lambda seen: seen.half and seen.steps[name] >= step,
             self.random.uniform(0, 0.1),
             lambda then, now: now.half,
         )
 
     def phase(self) -> Plan:
         """From the last step of a phase until the next one has begun for a while."""
-        name = self.random.choice(["sft", "grpo"])
+        name = self.random.choice(self.names)
+        last = name == self.names[-1]
         return Plan(
-            lambda seen: getattr(seen, name) == getattr(self.end, name),
-            self.random.uniform(0, 1.5),
-            lambda then, now: name == "grpo" or now.grpo == 0,
+            lambda seen: seen.steps[name] == self.end.steps[name],
+            self.random.uniform(0, 0.3 if len(self.names) == 1 else 1.5),
+            lambda then, now: last or not now.steps[self.names[-1]],
         )
 
 
@@ -287,49 +329,58 @@ def attempt(
     raise RuntimeError("no moment of this kind was met")
 
 
-def kinds(count: int) -> list[str]:
-    """What `count` kills are aimed at: half at no place, the rest at three."""
-    named = ["generation", "checkpoint", "phase"] * max(1, count // 6)
+def kinds(count: int, samples: bool = True) -> list[str]:
+    """What `count` kills are aimed at: half at no place, the rest at some."""
+    named = [name for name in list(KINDS)[1:] if samples or name != "generation"]
+    named *= max(1, count // 6)
     return ["anywhere"] * (count - len(named)) + named
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--seed", type=int, default=random.SystemRandom().getrandbits(32)
-    )
-    parser.add_argument("--kills", type=int, default=60)
-    args = parser.parse_args()
-    print(f"seed {args.seed}", flush=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and nothing goes on
-    return trial(Path(tempfile.mkdtemp(prefix="kills-")), args.seed, kinds(args.kills))
-
-
-def trial(folder: Path, seed: int, aims: list[str]) -> int:
-    """Kill once for each aim; 1 at the first difference."""
-    script = Script(folder)
+def trial(folder: Path, seed: int, recipe: str, kills: int) -> Counter[str] | None:
+    """Kill once for each aim; how often each left no trace, None if one did."""
+    script = Script(folder, RECIPES[recipe])
     begun = time.monotonic()
     code = ended(script.start(folder / "whole"))
     wall = time.monotonic() - begun
     if code not in DONE:
         print((folder / "whole" / "log.txt").read_text())
-        return 1
+        return None
     wanted = left(folder / "whole" / RUN)
     moments = Moments(seed, wall, Seen.of(folder / "whole"))
-    print(f"undisturbed: {wall:.1f} s, {wanted['summary']}", flush=True)
+    print(f"{recipe}, undisturbed: {wall:.1f} s, {wanted['summary']}", flush=True)
     counts: Counter[str] = Counter()
-    for number, aim in enumerate(aims):
+    for number, aim in enumerate(kinds(kills, bool(wanted["samples"]))):
         place = folder / f"run-{number}"
         seen, fault = attempt(script, place, getattr(moments, aim), wanted)
         print(f"{number + 1:3} {aim:10} {fault or 'identical'} {seen}", flush=True)
         if fault:
-            return 1
+            return None
         counts[aim] += 1
     shutil.rmtree(folder)
-    print("\n| killed | times | identical |\n| --- | ---: | ---: |")
-    for aim, count in counts.items():
-        print(f"| {aim} | {count} | {count} |")
-    return 0
+    return counts
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    option = parser.add_argument
+    option("--seed", type=int, default=random.SystemRandom().getrandbits(32))
+    option("--kills", type=int, default=60, help="of each recipe")
+    option("--recipe", default="pipeline", choices=[*RECIPES, "all"])
+    args = parser.parse_args()
+    print(f"seed {args.seed}", flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and nothing goes on
+    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # ORPO is experimental
+    folder, found = Path(tempfile.mkdtemp(prefix="kills-")), {}
+    for recipe in list(RECIPES) if args.recipe == "all" else [args.recipe]:
+        found[recipe] = trial(folder / recipe, args.seed, recipe, args.kills)
+    print(f"\n| recipe | {' | '.join(KINDS.values())} |")
+    print("| --- |" + " ---: |" * len(KINDS))
+    for recipe, counts in found.items():
+        cells = [str(counts[kind] or "") for kind in KINDS] if counts else ["FAILED"]
+        print(f"| {recipe} | {' | '.join(cells)} |")
+    if all(found.values()):
+        shutil.rmtree(folder)
+    return 0 if all(found.values()) else 1
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from carl_bundle.recipes.rows import (
     training_rows,
 )
 from carl_bundle.recipes.sharding import environment, sharded_arguments
+from carl_bundle.recipes.untried import untried
 from carl_bundle.spec.blocks import LoraSettings, Reward
 from carl_bundle.spec.class_limits import COEFFICIENT, limits_of, unbalanced
 from carl_bundle.spec.phases import (
@@ -75,6 +76,8 @@ def configuration(spec: TrainSpec, frozen: TrainSpec) -> dict[str, Any]:
         "environment": ENVIRONMENT | SILENCED.get(kind, {}) | environment(spec),
         "model": model_block(spec),
     }
+    if never := untried(spec):
+        config["untried"] = never
     if spec.stall_timeout is not None:
         config["stall_timeout"] = spec.stall_timeout
     if isinstance(spec.lora, LoraSettings):

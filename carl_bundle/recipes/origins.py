@@ -36,6 +36,11 @@ def _table(spec: Document) -> dict[str, tuple[str, ...]]:
     commit = _first(spec, "model.frozen.commit", "model.revision")
     tokens = _first(spec, "eval.max_new_tokens", "grpo.max_completion_length")
     return {
+        "untried": (
+            "model.attention",
+            "sharding",
+            *(f"{phase}.vllm" for phase in SAMPLED if get(spec, f"{phase}.vllm")),
+        ),
         "run_dir": (_first(spec, "output_dir", "name"),),
         "environment.ACCELERATE_USE_FSDP": ("sharding",),
         "environment.FSDP_STATE_DICT_TYPE": ("sharding",),

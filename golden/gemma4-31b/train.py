@@ -56,6 +56,7 @@ Settings are in CONFIG; the code below only reads it. Departures from plain TRL:
     CUDA_VISIBLE_DEVICES=0 python train.py   on one GPU of several (no torchrun needed)
     python train.py                          again after a crash or code 85: resume
     python train.py --dry-run                print the plan and a row, train nothing
+    python train.py --replay sft:3:5         run recorded steps again, and compare
     python train.py --self-test              check the arithmetic of this machine
 """
 
@@ -64,6 +65,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import ctypes
 import dataclasses
 import fcntl
 import functools
@@ -82,6 +84,7 @@ import threading
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from datetime import timedelta
 from functools import partial
 from importlib.metadata import distributions
 from itertools import groupby
@@ -91,6 +94,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 # ---- configuration sha256:b9d48a28d157 -----------------------------------------------
 CONFIG = {
@@ -274,7 +278,7 @@ def json_value(value: Any) -> Any:
     return json.loads(json.dumps(value), parse_constant=lambda name: None)
 
 
-# ---- carl_runtime_min/run.py sha256:e4f7b986a1ba -------------------------------------
+# ---- carl_runtime_min/run.py sha256:5c0562a1d62d -------------------------------------
 STATE = "trainer_state.json"  # the last file of a checkpoint: beside it, all is whole
 
 
@@ -309,6 +313,26 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def data_of(config: dict[str, Any], phases: Iterable[str]) -> list[dict[str, Any]]:
+    """The settings of all the data that phases use: `id`, `revision` and more."""
+    blocks = [config[phase] for phase in phases]
+    blocks += [block["validation"] for block in blocks if "validation" in block]
+    blocks += [source for block in blocks for source in block.get("mix", ())]
+    return [block["data"] for block in blocks if "data" in block]
+
+
+def spec_sha256(config: dict[str, Any]) -> str:
+    spec = json.dumps(config["spec"], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(spec.encode()).hexdigest()
+
+
+def folder_sha256(folder: Path) -> str:
+    """Digest of the names and the digests of the files in `folder`."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    named = [[path.name, sha256(path)] for path in files]
+    return hashlib.sha256(json.dumps(named).encode()).hexdigest()
+
+
 def weights_sha256(folder: Path) -> str:
     """Digest of the weight file in `folder`; of several, of their digests in order."""
     digests = [sha256(path) for path in sorted(folder.glob("*.safetensors"))]
@@ -335,6 +359,7 @@ class Run:
 
     def __init__(self, path: Path, phase: str, resume: str) -> None:
         self.path, self.phase, self.resume = path, phase, resume
+        self.script = read_json(path / "run.json").get("script_sha256")
         self.chains: dict[str, str] = {}
         self.checkpoints = path / "checkpoints" / phase
         self.first = int(os.environ.get("RANK", 0)) == 0
@@ -353,9 +378,16 @@ class Run:
                 file.write(json.dumps(line) + "\n")
 
     def last(self, name: str) -> str:
-        """The end of a chain of lines; it begins with the digest of the script."""
-        script = {"chain": read_json(self.path / "run.json").get("script_sha256")}
-        return str([script, *self.records(name)][-1]["chain"])
+        """The end of a chain of lines, which begins with the first script's digest."""
+        run = read_json(self.path / "run.json")
+        script = run.get("changes", [run])[0].get("script_sha256")
+        return str([{"chain": script}, *self.records(name)][-1]["chain"])
+
+    def anchor(self) -> None:
+        """Note the ends of all chains: lines up to there can't be cut off unseen."""
+        names = sorted(path.stem for path in self.path.glob("*.jsonl"))
+        ends = {name: self.chains.get(name) or self.last(name) for name in names}
+        write_json(self.path / "records.json", ends)
 
     def records(self, name: str) -> list[dict[str, Any]]:
         """The lines of `<name>.jsonl`; one that a crash tore is left out."""
@@ -405,6 +437,7 @@ class Run:
             ]
             path.with_suffix(".draft").write_text("".join(kept))
             path.with_suffix(".draft").replace(path)
+        self.anchor()
 
 
 # ---- carl_runtime_min/field.py sha256:b7ce686e5013 -----------------------------------
@@ -875,7 +908,8 @@ def check_ranks() -> None:
         raise UsageError("sharding needs two GPUs or more", remedy=remedy)
 
 
-# ---- carl_runtime_min/supervisor.py sha256:1d681ba3afa2 ------------------------------
+# ---- carl_runtime_min/supervisor.py sha256:a63e1024c53d ------------------------------
+PR_SET_PDEATHSIG = 1  # prctl(2)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
@@ -927,7 +961,8 @@ def supervise(command: list[str], path: Path, lock: int, processes: int) -> int:
 def accept_signals(path: Path) -> None:
     """In a phase: what it starts is ended by a signal, and it goes on.
 
-    Without a supervisor, as below a launcher, it is asked to stop by one.
+    Without a supervisor, as below a launcher, it is asked to stop by one. What a
+    launcher has started dies with it.
     """
     alone = "CARL_SUPERVISOR" not in os.environ
 
@@ -939,6 +974,8 @@ def accept_signals(path: Path) -> None:
     for number in STOP_SIGNALS:
         signal.signal(number, ask)
     obey = functools.partial(signal.signal, signal.SIGTERM, signal.SIG_DFL)
+    if "RANK" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.register_at_fork(after_in_child=obey)  # as multiprocessing ends its pools
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
@@ -1024,7 +1061,7 @@ def digest(*values: Any) -> str:
     return found.hexdigest()
 
 
-# ---- carl_runtime_min/resume.py sha256:b400d86f3a3b ----------------------------------
+# ---- carl_runtime_min/resume.py sha256:48e4181e9dd6 ----------------------------------
 COUNTERS = (
     "_tr_loss",
     "_globalstep_last_logged",
@@ -1032,6 +1069,7 @@ COUNTERS = (
     "_stored_metrics",  # as ORPO calls them
     "_total_train_tokens",
     "skipped",
+    "plain_head",
 )
 WINDOW = ("_step", "_buffered_inputs", "completion_ids", "rewards")  # of several steps
 CHECKPOINT_HOOKS = {
@@ -1058,6 +1096,10 @@ class ExactResume(FiniteSteps):
         own = vars(self)
         counted = {name: copy.deepcopy(own[name]) for name in COUNTERS if name in own}
         return counted | {name: own[name] for name in WINDOW if name in own}
+
+    def count_from(self, counters: dict[str, Any]) -> None:
+        """Set the counters to those of another step."""
+        vars(self).update(counters)
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         if self.seen:  # it is called once more at the end of an epoch
@@ -1098,6 +1140,7 @@ class ExactResume(FiniteSteps):
         seen, self.seen = self.seen, ()
         return {
             "step": self.state.global_step,
+            "script": self.run.script,
             "batch": digest(seen),
             "samples": samples and digest(samples),
             "rewards": None if rewards is None else rewards.tolist(),
@@ -1116,7 +1159,7 @@ class ExactResume(FiniteSteps):
         steps = [state["global_step"] for state in states]
         if self.between is None or self.state.global_step in steps:
             return
-        vars(self).update(self.between["counters"])
+        self.count_from(self.between["counters"])
         self.state.num_input_tokens_seen = self.between["tokens"]
         python, numpy, cpu = self.between["rng"]
         random.setstate(python)
@@ -1133,6 +1176,7 @@ class ExactResume(FiniteSteps):
         if self.run.first:
             new = self.run.checkpoints / f"checkpoint-{self.state.global_step}"
             sync([new / STATE, new, new.parent])
+            self.run.anchor()
             self.run.rotate(limit, self.state.best_model_checkpoint)
 
     def _save_rng_state(self, folder: str) -> None:
@@ -1172,14 +1216,14 @@ class ExactResume(FiniteSteps):
         for name in ("_metrics", "_stored_metrics"):  # dictionaries with defaults
             for part, values in counters.pop(name, {}).items():
                 vars(self)[name][part].update(values)
-        vars(self).update(counters)
+        self.count_from(counters)
 
     def counters_file(self, folder: str | None) -> Path:
         rank = self.accelerator.process_index
         return Path(str(folder)) / f"counters-{rank}.safetensors"
 
 
-# ---- carl_runtime_min/fit.py sha256:6929fcc64b6f -------------------------------------
+# ---- carl_runtime_min/fit.py sha256:23af51f8d8ce -------------------------------------
 SHOWN = (
     "loss mean_token_accuracy rewards/accuracies reward phi phi/chosen phi/rejected "
     "carl/weight eval_loss eval_reward"
@@ -1324,6 +1368,7 @@ def fit(
         shutil.rmtree(result, ignore_errors=True)
         sync([*draft.rglob("*"), draft])
         draft.replace(result)
+        run.anchor()
         run.summarise(weights_sha256=weights_sha256(result))
         if state["best_metric"] is not None:
             facts = {name: state[name] for name in ("best_metric", "best_global_step")}
@@ -1421,9 +1466,10 @@ def show_row(tokenizer: Any, row: dict[str, Any], answers_only: bool = False) ->
         print("  never stop; check the chat template and the end-of-sequence token")
 
 
-# ---- carl_runtime_min/entry.py sha256:4b0bddf2061d -----------------------------------
+# ---- carl_runtime_min/entry.py sha256:a1b3d0c727d4 -----------------------------------
 ENDS = (0, 1, 3, 85)  # done, verdicts, to be resumed: other codes are errors
 MACHINE = ("hardware", "versions")  # what rounding depends on
+EDITED = ("script_sha256", "spec_sha256", "data_revision")  # by who edits a script
 UNSET = "correct the name, grant the access or free the space"
 
 
@@ -1435,6 +1481,7 @@ def parse_arguments(description: str | None, run_dir: str) -> argparse.Namespace
     option("--run-dir", type=Path, default=Path(run_dir))
     option("--resume", default="auto", help="auto, never, or a checkpoint")
     option("--accept", action="append", default=[], metavar="PHASE")
+    option("--accept-changes", action="store_true", help="go on as an edited script")
     option("--dry-run", action="store_true")
     option("--self-test", action="store_true")
     option("--replay", metavar="PHASE:A:B", help="run recorded steps again, compare")
@@ -1445,26 +1492,25 @@ def parse_arguments(description: str | None, run_dir: str) -> argparse.Namespace
 
 def identity(config: dict[str, Any], phases: list[str]) -> dict[str, Any]:
     """What must be the same when a run continues, the most telling first."""
-    blocks = [config[phase] for phase in phases]
-    blocks += [block["validation"] for block in blocks if "validation" in block]
-    blocks += [source for block in blocks for source in block.get("mix", ())]
-    data = [block["data"] for block in blocks if "data" in block]
+    data = data_of(config, phases)
     files = {one["id"] for one in data if Path(one["id"]).is_file()}
+    model = Path(config["model"]["id"])  # here or, more often, on a hub
     launched = int(os.environ.get("WORLD_SIZE", 0))  # by whoever starts processes
-    spec = json.dumps(config["spec"], sort_keys=True, separators=(",", ":"))
     return {
         "world_size": launched or max(1, torch.cuda.device_count()),
         "data_revision": [one["revision"] for one in data],
         "data_sha256": {name: sha256(Path(name)) for name in sorted(files)},
-        "spec_sha256": hashlib.sha256(spec.encode()).hexdigest(),
+        "model_sha256": folder_sha256(model) if model.is_dir() else None,
+        "spec_sha256": spec_sha256(config),
         "script_sha256": sha256(Path(sys.argv[0])),
     }
 
 
-def claim(path: Path, facts: dict[str, Any], resume: str) -> int:
+def claim(path: Path, facts: dict[str, Any], args: argparse.Namespace) -> int:
     """Lock the run directory, until the last process with the returned descriptor ends.
 
-    UsageError: another process has it, or it belongs to a run that is not this one.
+    UsageError: another process has it, or it belongs to a run that is not this one. An
+    edited script may go on with `--accept-changes`; one that was may replay its steps.
     """
     path.mkdir(parents=True, exist_ok=True)
     lock, remedy = os.open(path / ".lock", os.O_RDWR | os.O_CREAT), "use --run-dir DIR"
@@ -1472,20 +1518,40 @@ def claim(path: Path, facts: dict[str, Any], resume: str) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise UsageError(f"a process is running in {path}", remedy=remedy) from error
-    recorded, chosen = read_json(path / "run.json"), Path(resume).resolve()
-    if recorded and resume == "never":
+    recorded, chosen = read_json(path / "run.json"), Path(args.resume).resolve()
+    named = args.resume not in ("auto", "never")
+    if recorded and args.resume == "never":
         raise UsageError(f"{path} holds a run already", remedy=remedy)
+    if args.accept_changes and not named:
+        changed = "name the checkpoint to go on from: --resume CHECKPOINT"
+        raise UsageError("--accept-changes needs --resume", remedy=changed)
+    for before in recorded.get("changes", ()):
+        if args.replay and before["script_sha256"] == facts["script_sha256"]:
+            recorded |= before
     for key, now in facts.items():
-        if recorded.get(key, now) != now:
+        edited = key in EDITED
+        if recorded.get(key, now) != now and not (edited and args.accept_changes):
             then = f"{path} was started with {key} {recorded[key]}"
+            remedy += ", or --resume CHECKPOINT --accept-changes" * edited
             raise UsageError(f"{then}, this run has {now}", remedy=remedy)
     phase = chosen.parent.name
     whole = chosen in checkpoints(path / "checkpoints" / phase)
     useful = whole and phase not in read_json(path / "phases.json")
-    if resume not in ("auto", "never") and not useful:
+    if named and not useful:
         remedy = f"choose a whole one, of a phase not done, in {path}/checkpoints"
-        raise UsageError(f"{resume} is no checkpoint to go on from", remedy=remedy)
+        raise UsageError(f"{args.resume} is no checkpoint to go on from", remedy=remedy)
     return lock
+
+
+def compared(lock: Path, versions: dict[str, str]) -> dict[str, Any] | None:
+    """Whether the packages are those of a lock beside the script; None without one."""
+    lines = lock.read_text().splitlines() if lock.is_file() else []
+    pins = [line.split()[0] for line in lines if " --hash=" in line]
+    same = str.maketrans("_.", "--")  # spellings of one name
+    given = {f"{name}=={versions[name]}".lower().translate(same) for name in versions}
+    differs = [pin for pin in pins if pin.lower().translate(same) not in given]
+    told = {"matched": not differs, "differs": differs}
+    return {"sha256": sha256(lock), **told} if pins else None
 
 
 def surroundings(config: dict[str, Any]) -> dict[str, Any]:
@@ -1493,11 +1559,14 @@ def surroundings(config: dict[str, Any]) -> dict[str, Any]:
     cuda = torch.cuda
     gpu = cuda.get_device_name() if cuda.is_available() else None
     cpu = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    versions = {one.name: one.version for one in distributions()}
     return {
         "seed": config["seed"],
         "hardware": gpu or f"{cpu}, {os.cpu_count()} cores",
-        "versions": {one.name: one.version for one in distributions()},
+        "versions": versions,
+        "lock": compared(Path(f"{sys.argv[0]}.lock"), versions),
         "resume": "exact on a CPU or with full_determinism, else approximate",
+        "untried": config.get("untried", []) + ["a GPU"] * cuda.is_available(),
     }
 
 
@@ -1506,13 +1575,24 @@ def enrol(
 ) -> tuple[int, int]:
     """Claim the run directory and say there what runs: the lock, how many processes."""
     path, facts = args.run_dir.resolve(), identity(config, list(phases))
-    lock = claim(path, facts, args.resume)
+    lock, script = claim(path, facts, args), path / "train.py"
     before, here = read_json(path / "run.json"), surroundings(config)
     moved = any(before.get(key, here[key]) != here[key] for key in MACHINE)
     here["moved"] = moved or before.get("moved", False)
+    then = {key: before.get(key, now) for key, now in facts.items()}
+    if then != facts:  # edited: what it was, and its script, are kept
+        changes = [*before.get("changes", []), {**then, "resume": args.resume}]
+        if sha256(script) == then["script_sha256"]:  # else it was edited in its place
+            script.replace(path / f"train-{then['script_sha256'][:12]}.py")
+        here["changes"] = changes
+        print(f"the script was edited: changes[{len(changes) - 1}] of run.json")
+    elif "changes" in before:
+        here["changes"] = before["changes"]
     write_json(path / "run.json", {**facts, **here})
+    if here["untried"]:
+        print("rendered, but not run by CARL's tests:", ", ".join(here["untried"]))
     with contextlib.suppress(shutil.SameFileError):  # that copy may be run, too
-        shutil.copyfile(sys.argv[0], path / "train.py")
+        shutil.copyfile(sys.argv[0], script)
     (path / "stop").unlink(missing_ok=True)
     return lock, facts["world_size"]
 
@@ -1550,10 +1630,13 @@ def join(
         remedy = "start it with plain python: it starts torchrun on all visible GPUs"
         reason = f"a launcher runs one phase, and this script has {', '.join(names)}"
         raise UsageError(reason, remedy=remedy)
-    done, first = read_json(path / "phases.json"), os.environ["RANK"] == "0"
-    if first:
+    store, rank, _ = next(rendezvous("env://"))
+    if first := rank == 0:
         enrol(args, config, phases)
-    code = 0
+        store.set("enrolled", "")
+    else:  # should that be refused, the launcher's signal ends this one here
+        store.wait(["enrolled"], timedelta(days=1))
+    done, code = read_json(path / "phases.json"), 0
     for args.phase in names + ["push"] * (first and "push" in phases):
         if args.phase not in done and code == 0:
             code = work(args, phases[args.phase])
@@ -1602,8 +1685,9 @@ def together(report: Path) -> Iterator[Callable[[], int]]:
 
     def failed() -> int:
         new = launched and report.exists() and report.stat().st_mtime_ns != old
-        code = int(read_json(report).get("code", 0)) if new else 0
-        return 0 if code in ENDS else code
+        told = read_json(report) if new else {}
+        code = int(told.get("code", 0))
+        return code if code not in ENDS or "stalled" in told else 0
 
     def watch() -> None:
         while not over.wait(0.5):
@@ -1638,7 +1722,7 @@ def guarded(action: Callable[[], int], path: Path) -> int:
         return getattr(error, "exit_code", 4 if expected else 70)
 
 
-# ---- carl_runtime_min/replay.py sha256:5e21c1753a3c ----------------------------------
+# ---- carl_runtime_min/replay.py sha256:66960ead3bd2 ----------------------------------
 EXACT = ("batch", "samples", "state")
 ROUNDED = ("rewards", "norm", "weights")  # what another machine may round otherwise
 SIMILAR = 1e-3
@@ -1653,9 +1737,12 @@ def replay(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) 
         if step not in recorded:
             remedy = f"choose steps in {path / 'steps.jsonl'}"
             raise UsageError(f"{name} has no record of step {step}", remedy=remedy)
-    lock = claim(path, facts, "auto")  # nothing else may write there meanwhile
+    lock = claim(path, facts, args)  # nothing else may write there meanwhile
     shutil.rmtree(scratch, ignore_errors=True)
-    prepare(path, scratch, name, first)
+    for step in range(prepare(path, scratch, name, first), last + 1):
+        if (script := recorded.get(step, {}).get("script")) != facts["script_sha256"]:
+            remedy = f"use the script {str(script)[:12]} of {path}, or other steps"
+            raise UsageError(f"another script ran {name} {step}", remedy=remedy)
     write_json(scratch / "run.json", facts)
     own = ["--run-dir", str(scratch), "--until", str(last), "--phase", name]
     code = supervise([*sys.argv, *own], scratch, lock, facts["world_size"])
@@ -1716,8 +1803,11 @@ def recorded_steps(path: Path, phase: str) -> dict[int, dict[str, Any]]:
     return {one["step"]: one for one in records if one["phase"] == phase}
 
 
-def prepare(path: Path, scratch: Path, phase: str, first: int) -> None:
-    """What the phase starts from: earlier results, the checkpoint before `first`."""
+def prepare(path: Path, scratch: Path, phase: str, first: int) -> int:
+    """What the phase starts from: earlier results, the checkpoint before `first`.
+
+    The number of the step after that checkpoint.
+    """
     own = path / "checkpoints" / phase
     states = checkpoints(own)
     before = [p for p in states if states[p]["global_step"] < first]
@@ -1730,6 +1820,7 @@ def prepare(path: Path, scratch: Path, phase: str, first: int) -> None:
     if nearest:
         target = scratch / "checkpoints" / phase / nearest.name
         shutil.copytree(nearest, target, copy_function=os.link)
+    return 1 + (states[nearest]["global_step"] if nearest else 0)
 
 
 def distance(one: Any, other: Any) -> float:

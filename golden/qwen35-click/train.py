@@ -59,6 +59,7 @@ Settings are in CONFIG; the code below only reads it. Departures from plain TRL:
     CUDA_VISIBLE_DEVICES=0 python train.py   on one GPU of several (no torchrun needed)
     python train.py                          again after a crash or code 85: resume
     python train.py --dry-run                print the plan and a row, train nothing
+    python train.py --replay grpo:3:5        run recorded steps again, and compare
     python train.py --self-test              check the arithmetic of this machine
 """
 
@@ -67,6 +68,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import ctypes
 import dataclasses
 import fcntl
 import functools
@@ -86,15 +88,18 @@ import threading
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from datetime import timedelta
 from functools import partial
 from importlib.metadata import distributions
 from itertools import groupby
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.utils.rnn import pad_sequence
 
 # ---- configuration sha256:f2fa5235e404 -----------------------------------------------
@@ -362,7 +367,7 @@ def json_value(value: Any) -> Any:
     return json.loads(json.dumps(value), parse_constant=lambda name: None)
 
 
-# ---- carl_runtime_min/run.py sha256:e4f7b986a1ba -------------------------------------
+# ---- carl_runtime_min/run.py sha256:5c0562a1d62d -------------------------------------
 STATE = "trainer_state.json"  # the last file of a checkpoint: beside it, all is whole
 
 
@@ -397,6 +402,26 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def data_of(config: dict[str, Any], phases: Iterable[str]) -> list[dict[str, Any]]:
+    """The settings of all the data that phases use: `id`, `revision` and more."""
+    blocks = [config[phase] for phase in phases]
+    blocks += [block["validation"] for block in blocks if "validation" in block]
+    blocks += [source for block in blocks for source in block.get("mix", ())]
+    return [block["data"] for block in blocks if "data" in block]
+
+
+def spec_sha256(config: dict[str, Any]) -> str:
+    spec = json.dumps(config["spec"], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(spec.encode()).hexdigest()
+
+
+def folder_sha256(folder: Path) -> str:
+    """Digest of the names and the digests of the files in `folder`."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    named = [[path.name, sha256(path)] for path in files]
+    return hashlib.sha256(json.dumps(named).encode()).hexdigest()
+
+
 def weights_sha256(folder: Path) -> str:
     """Digest of the weight file in `folder`; of several, of their digests in order."""
     digests = [sha256(path) for path in sorted(folder.glob("*.safetensors"))]
@@ -423,6 +448,7 @@ class Run:
 
     def __init__(self, path: Path, phase: str, resume: str) -> None:
         self.path, self.phase, self.resume = path, phase, resume
+        self.script = read_json(path / "run.json").get("script_sha256")
         self.chains: dict[str, str] = {}
         self.checkpoints = path / "checkpoints" / phase
         self.first = int(os.environ.get("RANK", 0)) == 0
@@ -441,9 +467,16 @@ class Run:
                 file.write(json.dumps(line) + "\n")
 
     def last(self, name: str) -> str:
-        """The end of a chain of lines; it begins with the digest of the script."""
-        script = {"chain": read_json(self.path / "run.json").get("script_sha256")}
-        return str([script, *self.records(name)][-1]["chain"])
+        """The end of a chain of lines, which begins with the first script's digest."""
+        run = read_json(self.path / "run.json")
+        script = run.get("changes", [run])[0].get("script_sha256")
+        return str([{"chain": script}, *self.records(name)][-1]["chain"])
+
+    def anchor(self) -> None:
+        """Note the ends of all chains: lines up to there can't be cut off unseen."""
+        names = sorted(path.stem for path in self.path.glob("*.jsonl"))
+        ends = {name: self.chains.get(name) or self.last(name) for name in names}
+        write_json(self.path / "records.json", ends)
 
     def records(self, name: str) -> list[dict[str, Any]]:
         """The lines of `<name>.jsonl`; one that a crash tore is left out."""
@@ -493,9 +526,51 @@ class Run:
             ]
             path.with_suffix(".draft").write_text("".join(kept))
             path.with_suffix(".draft").replace(path)
+        self.anchor()
 
 
-# ---- carl_runtime_min/field.py sha256:b7ce686e5013 -----------------------------------
+# ---- carl_runtime_min/field.py sha256:a5ec44a75c48 -----------------------------------
+CHUNK = 1 << 20  # logits worked on at once: two float32 scratch buffers of 4 MB
+
+
+@torch.no_grad()
+def token_field(
+    logits: Tensor,
+    token_ids: Tensor,
+    temperature: float = 1.0,
+    overwrite: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Entropy H and log p of each token under softmax(logits / temperature), in nats.
+
+    logits [..., V], where row i predicts token i, and token_ids [...] give (H, log p),
+    float32 [...] each; NaN where a row holds NaN or +inf, or nothing but -inf. With
+    `overwrite`, logits in float32 hold no more of use afterwards, and are not copied.
+    """
+    if not temperature > 0:
+        raise UsageError(f"temperature must be positive, not {temperature}")
+    vocab = logits.shape[-1]
+    rows, ids = logits.reshape(-1, vocab), token_ids.reshape(-1, 1)  # [N, V], [N, 1]
+    n = min(len(rows), CHUNK // vocab) or 1
+    new = partial(torch.empty, dtype=torch.float32, device=logits.device)
+    entropy, log_probs = new(len(rows)), new(len(rows))
+    owned = overwrite and logits.dtype == torch.float32
+    scratch = new(1 if owned else 2, n, vocab)
+    for start in range(0, len(rows), n):
+        here = slice(start, start + n)
+        z, e = scratch[-1, : len(rows[here])], scratch[0, : len(rows[here])]  # [n, V]
+        z = rows[here] if owned else z.copy_(rows[here])
+        z -= z.amax(-1, keepdim=True)
+        if temperature != 1:
+            z /= temperature  # after m is off: a large logit has few digits to lose
+        chosen = z.gather(-1, ids[here]).squeeze(-1)  # [n]
+        z.clamp_(min=-200)  # e^-200 is 0 in float32, and 0 * -200 is 0: 0 * -inf is not
+        s = torch.exp(z, out=e).sum(-1)  # [n]
+        t = e.mul_(z).sum(-1)  # [n]
+        entropy[here] = (s.log() - t / s).clamp(max=math.log(vocab))
+        log_probs[here] = chosen - s.log()
+    return entropy.reshape(token_ids.shape), log_probs.reshape(token_ids.shape)
+
+
 def order_parameter(entropy: Tensor, vocab_size: int) -> Tensor:
     """Phi = 1 - H / ln V in [0, 1], float64 [...]; NaN where H is not finite.
 
@@ -1242,7 +1317,8 @@ class SeesImages:
         return inputs
 
 
-# ---- carl_runtime_min/supervisor.py sha256:1d681ba3afa2 ------------------------------
+# ---- carl_runtime_min/supervisor.py sha256:a63e1024c53d ------------------------------
+PR_SET_PDEATHSIG = 1  # prctl(2)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
@@ -1294,7 +1370,8 @@ def supervise(command: list[str], path: Path, lock: int, processes: int) -> int:
 def accept_signals(path: Path) -> None:
     """In a phase: what it starts is ended by a signal, and it goes on.
 
-    Without a supervisor, as below a launcher, it is asked to stop by one.
+    Without a supervisor, as below a launcher, it is asked to stop by one. What a
+    launcher has started dies with it.
     """
     alone = "CARL_SUPERVISOR" not in os.environ
 
@@ -1306,6 +1383,8 @@ def accept_signals(path: Path) -> None:
     for number in STOP_SIGNALS:
         signal.signal(number, ask)
     obey = functools.partial(signal.signal, signal.SIGTERM, signal.SIG_DFL)
+    if "RANK" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.register_at_fork(after_in_child=obey)  # as multiprocessing ends its pools
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
@@ -1386,6 +1465,13 @@ def correlation(x: Tensor, y: Tensor) -> float | None:
     return torch.corrcoef(pair)[0, 1].item() if varies else None
 
 
+# ---- carl_runtime_min/remembering.py sha256:13bbaac11fb9 -----------------------------
+def remembering(trainer: Any) -> dict[str, Any]:
+    """The rewards of a trainer that carry a state, by name."""
+    rewards = map(inspect.unwrap, vars(trainer).get("reward_funcs", ()))
+    return {one.__name__: one for one in rewards if hasattr(one, "load_state_dict")}
+
+
 # ---- carl_runtime_min/steps.py sha256:9d47968d0bb7 -----------------------------------
 DIGESTED = 1 << 28  # weights hashed after each step; of more, only at checkpoints
 
@@ -1415,7 +1501,7 @@ def digest(*values: Any) -> str:
     return found.hexdigest()
 
 
-# ---- carl_runtime_min/resume.py sha256:b400d86f3a3b ----------------------------------
+# ---- carl_runtime_min/resume.py sha256:48e4181e9dd6 ----------------------------------
 COUNTERS = (
     "_tr_loss",
     "_globalstep_last_logged",
@@ -1423,6 +1509,7 @@ COUNTERS = (
     "_stored_metrics",  # as ORPO calls them
     "_total_train_tokens",
     "skipped",
+    "plain_head",
 )
 WINDOW = ("_step", "_buffered_inputs", "completion_ids", "rewards")  # of several steps
 CHECKPOINT_HOOKS = {
@@ -1449,6 +1536,10 @@ class ExactResume(FiniteSteps):
         own = vars(self)
         counted = {name: copy.deepcopy(own[name]) for name in COUNTERS if name in own}
         return counted | {name: own[name] for name in WINDOW if name in own}
+
+    def count_from(self, counters: dict[str, Any]) -> None:
+        """Set the counters to those of another step."""
+        vars(self).update(counters)
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         if self.seen:  # it is called once more at the end of an epoch
@@ -1489,6 +1580,7 @@ class ExactResume(FiniteSteps):
         seen, self.seen = self.seen, ()
         return {
             "step": self.state.global_step,
+            "script": self.run.script,
             "batch": digest(seen),
             "samples": samples and digest(samples),
             "rewards": None if rewards is None else rewards.tolist(),
@@ -1507,7 +1599,7 @@ class ExactResume(FiniteSteps):
         steps = [state["global_step"] for state in states]
         if self.between is None or self.state.global_step in steps:
             return
-        vars(self).update(self.between["counters"])
+        self.count_from(self.between["counters"])
         self.state.num_input_tokens_seen = self.between["tokens"]
         python, numpy, cpu = self.between["rng"]
         random.setstate(python)
@@ -1524,6 +1616,7 @@ class ExactResume(FiniteSteps):
         if self.run.first:
             new = self.run.checkpoints / f"checkpoint-{self.state.global_step}"
             sync([new / STATE, new, new.parent])
+            self.run.anchor()
             self.run.rotate(limit, self.state.best_model_checkpoint)
 
     def _save_rng_state(self, folder: str) -> None:
@@ -1563,14 +1656,14 @@ class ExactResume(FiniteSteps):
         for name in ("_metrics", "_stored_metrics"):  # dictionaries with defaults
             for part, values in counters.pop(name, {}).items():
                 vars(self)[name][part].update(values)
-        vars(self).update(counters)
+        self.count_from(counters)
 
     def counters_file(self, folder: str | None) -> Path:
         rank = self.accelerator.process_index
         return Path(str(folder)) / f"counters-{rank}.safetensors"
 
 
-# ---- carl_runtime_min/fit.py sha256:6929fcc64b6f -------------------------------------
+# ---- carl_runtime_min/fit.py sha256:23af51f8d8ce -------------------------------------
 SHOWN = (
     "loss mean_token_accuracy rewards/accuracies reward phi phi/chosen phi/rejected "
     "carl/weight eval_loss eval_reward"
@@ -1715,6 +1808,7 @@ def fit(
         shutil.rmtree(result, ignore_errors=True)
         sync([*draft.rglob("*"), draft])
         draft.replace(result)
+        run.anchor()
         run.summarise(weights_sha256=weights_sha256(result))
         if state["best_metric"] is not None:
             facts = {name: state[name] for name in ("best_metric", "best_global_step")}
@@ -1733,7 +1827,67 @@ def check_hooks(trainer_class: type, hooks: dict[str, str]) -> None:
             raise CarlError(f"TRL's {name} takes ({found})", remedy=remedy, exit_code=4)
 
 
-# ---- carl_runtime_min/grpo.py sha256:459ce06070c5 ------------------------------------
+# ---- carl_runtime_min/head.py sha256:b018b30d3a02 ------------------------------------
+CLOSE = 1e-5  # of ln V: what float32 leaves between two orders of the same sums
+
+
+class PlainHead:
+    """Stands for a model where TRL asks for its fused head: scores its plain logits."""
+
+    eps = 0.0  # of the logits' type
+
+    def __init__(self, model: Any, keep: int, temperature: float) -> None:
+        self.model, self.keep, self.temperature = model, keep, temperature
+
+    def __call__(self, labels: Tensor, fused_lm_head: bool, **inputs: Any) -> Any:
+        inputs |= {"use_cache": False, "logits_to_keep": self.keep + 1}
+        logits = self.model(**inputs).logits[:, -self.keep - 1 : -1]  # [B, T, V]
+        self.eps = torch.finfo(logits.dtype).eps
+        chosen = labels[:, -self.keep :].clamp(min=0)
+        entropy, log_probs = token_field(logits, chosen, self.temperature)
+        return SimpleNamespace(log_probs=log_probs, entropy=entropy)
+
+
+class CheckedHead:
+    """Mixin: scores by the fused head, unless the first batch or a NaN forbids it."""
+
+    plain_head: bool | None = None  # for the whole run; known after the first batch
+
+    def head_scores(self, ids: Tensor, mask: Tensor, keep: int) -> Tensor:
+        """log p and H of the last `keep` tokens of each row, [2, B, keep], in nats."""
+        size = self.args.per_device_train_batch_size
+        plain = PlainHead(self.model, keep, self.temperature)
+
+        def by(model: Any, last: int | None = None) -> Tensor:
+            score, rows = self._get_per_token_logps_and_entropies, mask[:last]
+            given = {"batch_size": size, "compute_entropy": True}
+            found = score(model, ids[:last], rows, keep, **given)
+            return torch.stack(found[:2]).float().where(rows[:, -keep:] > 0, 0)
+
+        if self.plain_head:
+            return by(plain)
+        scores = by(self.model)
+        if self.plain_head is None:
+            gap = (scores[:, :size] - by(plain, size)).abs()
+            gap /= math.log(head_width(self.model))
+            # Half precision moves single tokens by more than its eps, not their mean.
+            same = (gap.amax() <= CLOSE) | (gap.mean() <= plain.eps)
+            self.plain_head = self.any_process(~same)
+            if self.plain_head:
+                off = f"TRL's fused head is off by {gap.amax().item():.1e} ln V"
+                self.run.say(f"field: {off}, the model's plain logits take its place")
+        return by(plain) if self.unsound(scores[1]) else scores
+
+    def unsound(self, entropy: Tensor) -> bool:
+        """Whether the fused head's H, [B, T], is of no use in any process."""
+        return bool(self.plain_head) or self.any_process(~entropy.isfinite().all())
+
+    def any_process(self, flag: Tensor) -> bool:
+        """What one process finds, all act on: a forward may need all of them."""
+        return bool(self.accelerator.reduce(flag.float()).item())
+
+
+# ---- carl_runtime_min/grpo.py sha256:610175bc42e6 ------------------------------------
 SAMPLES = 4  # completions recorded at a time
 HOOKS = {
     **CHECKPOINT_HOOKS,
@@ -1772,7 +1926,7 @@ class CoherenceReward:
         return [None if math.isnan(reward) else reward for reward in rewards.tolist()]
 
 
-class SampledPolicy(ExactResume):
+class SampledPolicy(CheckedHead, ExactResume):
     """Mixin: keeps what was sampled, bars infinite rewards, records samples."""
 
     reward_funcs: list[Any]
@@ -1785,6 +1939,17 @@ class SampledPolicy(ExactResume):
         """
         self.run, self.samples_every, self.maximum = run, every, maximum
         self.reward_funcs = list(map(nan_is_infinite, self.reward_funcs))
+
+    def counters(self) -> dict[str, Any]:
+        states = {name: one.state_dict() for name, one in remembering(self).items()}
+        return {**super().counters(), "reward_states": deepcopy(states)}
+
+    def count_from(self, counters: dict[str, Any]) -> None:
+        states = counters.pop("reward_states")
+        for name, reward in remembering(self).items():
+            if name in states:  # else an edited script has added it
+                reward.load_state_dict(states[name])
+        super().count_from(counters)
 
     def log_now(self, name: str, value: float | None) -> None:
         mode = "train" if self.model.training else "eval"
@@ -1819,16 +1984,10 @@ class SampledPolicy(ExactResume):
         ids = ids.to(self.accelerator.device)  # [B, P + T]
         training = self.model.training
         self.model.eval()
-        log_probs, entropy, _ = self._get_per_token_logps_and_entropies(
-            self.model,
-            ids.clamp(min=0),
-            (ids >= 0).long(),
-            max(1, *map(len, sampled)),
-            batch_size=self.args.per_device_train_batch_size,
-            compute_entropy=True,
-        )
+        width = max(1, *map(len, sampled))
+        scores = self.head_scores(ids.clamp(min=0), (ids >= 0).long(), width)
         self.model.train(training)
-        return self.fields(log_probs, entropy)
+        return self.fields(*scores)
 
     def fields(self, log_probs: Tensor, entropy: Tensor) -> list[dict[str, Tensor]]:
         """Cut padded scores, [B, T] each, to the policy's tokens of each completion."""
@@ -1961,7 +2120,7 @@ class CoherentPolicy(SampledPolicy):
         """The field of every completion of this batch, on this rank."""
         fields = self.score()
         if not self.told:
-            self.tell("pass", fields, fields)
+            self.tell("plain logits" if self.plain_head else "pass", fields, fields)
         ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
         if self.mask_truncated_completions:  # those have no say, thus no field
             for tokens, field in zip(self.completion_ids, fields, strict=True):
@@ -2039,9 +2198,10 @@ def show_row(tokenizer: Any, row: dict[str, Any], answers_only: bool = False) ->
         print("  never stop; check the chat template and the end-of-sequence token")
 
 
-# ---- carl_runtime_min/entry.py sha256:4b0bddf2061d -----------------------------------
+# ---- carl_runtime_min/entry.py sha256:a1b3d0c727d4 -----------------------------------
 ENDS = (0, 1, 3, 85)  # done, verdicts, to be resumed: other codes are errors
 MACHINE = ("hardware", "versions")  # what rounding depends on
+EDITED = ("script_sha256", "spec_sha256", "data_revision")  # by who edits a script
 UNSET = "correct the name, grant the access or free the space"
 
 
@@ -2053,6 +2213,7 @@ def parse_arguments(description: str | None, run_dir: str) -> argparse.Namespace
     option("--run-dir", type=Path, default=Path(run_dir))
     option("--resume", default="auto", help="auto, never, or a checkpoint")
     option("--accept", action="append", default=[], metavar="PHASE")
+    option("--accept-changes", action="store_true", help="go on as an edited script")
     option("--dry-run", action="store_true")
     option("--self-test", action="store_true")
     option("--replay", metavar="PHASE:A:B", help="run recorded steps again, compare")
@@ -2063,26 +2224,25 @@ def parse_arguments(description: str | None, run_dir: str) -> argparse.Namespace
 
 def identity(config: dict[str, Any], phases: list[str]) -> dict[str, Any]:
     """What must be the same when a run continues, the most telling first."""
-    blocks = [config[phase] for phase in phases]
-    blocks += [block["validation"] for block in blocks if "validation" in block]
-    blocks += [source for block in blocks for source in block.get("mix", ())]
-    data = [block["data"] for block in blocks if "data" in block]
+    data = data_of(config, phases)
     files = {one["id"] for one in data if Path(one["id"]).is_file()}
+    model = Path(config["model"]["id"])  # here or, more often, on a hub
     launched = int(os.environ.get("WORLD_SIZE", 0))  # by whoever starts processes
-    spec = json.dumps(config["spec"], sort_keys=True, separators=(",", ":"))
     return {
         "world_size": launched or max(1, torch.cuda.device_count()),
         "data_revision": [one["revision"] for one in data],
         "data_sha256": {name: sha256(Path(name)) for name in sorted(files)},
-        "spec_sha256": hashlib.sha256(spec.encode()).hexdigest(),
+        "model_sha256": folder_sha256(model) if model.is_dir() else None,
+        "spec_sha256": spec_sha256(config),
         "script_sha256": sha256(Path(sys.argv[0])),
     }
 
 
-def claim(path: Path, facts: dict[str, Any], resume: str) -> int:
+def claim(path: Path, facts: dict[str, Any], args: argparse.Namespace) -> int:
     """Lock the run directory, until the last process with the returned descriptor ends.
 
-    UsageError: another process has it, or it belongs to a run that is not this one.
+    UsageError: another process has it, or it belongs to a run that is not this one. An
+    edited script may go on with `--accept-changes`; one that was may replay its steps.
     """
     path.mkdir(parents=True, exist_ok=True)
     lock, remedy = os.open(path / ".lock", os.O_RDWR | os.O_CREAT), "use --run-dir DIR"
@@ -2090,20 +2250,40 @@ def claim(path: Path, facts: dict[str, Any], resume: str) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise UsageError(f"a process is running in {path}", remedy=remedy) from error
-    recorded, chosen = read_json(path / "run.json"), Path(resume).resolve()
-    if recorded and resume == "never":
+    recorded, chosen = read_json(path / "run.json"), Path(args.resume).resolve()
+    named = args.resume not in ("auto", "never")
+    if recorded and args.resume == "never":
         raise UsageError(f"{path} holds a run already", remedy=remedy)
+    if args.accept_changes and not named:
+        changed = "name the checkpoint to go on from: --resume CHECKPOINT"
+        raise UsageError("--accept-changes needs --resume", remedy=changed)
+    for before in recorded.get("changes", ()):
+        if args.replay and before["script_sha256"] == facts["script_sha256"]:
+            recorded |= before
     for key, now in facts.items():
-        if recorded.get(key, now) != now:
+        edited = key in EDITED
+        if recorded.get(key, now) != now and not (edited and args.accept_changes):
             then = f"{path} was started with {key} {recorded[key]}"
+            remedy += ", or --resume CHECKPOINT --accept-changes" * edited
             raise UsageError(f"{then}, this run has {now}", remedy=remedy)
     phase = chosen.parent.name
     whole = chosen in checkpoints(path / "checkpoints" / phase)
     useful = whole and phase not in read_json(path / "phases.json")
-    if resume not in ("auto", "never") and not useful:
+    if named and not useful:
         remedy = f"choose a whole one, of a phase not done, in {path}/checkpoints"
-        raise UsageError(f"{resume} is no checkpoint to go on from", remedy=remedy)
+        raise UsageError(f"{args.resume} is no checkpoint to go on from", remedy=remedy)
     return lock
+
+
+def compared(lock: Path, versions: dict[str, str]) -> dict[str, Any] | None:
+    """Whether the packages are those of a lock beside the script; None without one."""
+    lines = lock.read_text().splitlines() if lock.is_file() else []
+    pins = [line.split()[0] for line in lines if " --hash=" in line]
+    same = str.maketrans("_.", "--")  # spellings of one name
+    given = {f"{name}=={versions[name]}".lower().translate(same) for name in versions}
+    differs = [pin for pin in pins if pin.lower().translate(same) not in given]
+    told = {"matched": not differs, "differs": differs}
+    return {"sha256": sha256(lock), **told} if pins else None
 
 
 def surroundings(config: dict[str, Any]) -> dict[str, Any]:
@@ -2111,11 +2291,14 @@ def surroundings(config: dict[str, Any]) -> dict[str, Any]:
     cuda = torch.cuda
     gpu = cuda.get_device_name() if cuda.is_available() else None
     cpu = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    versions = {one.name: one.version for one in distributions()}
     return {
         "seed": config["seed"],
         "hardware": gpu or f"{cpu}, {os.cpu_count()} cores",
-        "versions": {one.name: one.version for one in distributions()},
+        "versions": versions,
+        "lock": compared(Path(f"{sys.argv[0]}.lock"), versions),
         "resume": "exact on a CPU or with full_determinism, else approximate",
+        "untried": config.get("untried", []) + ["a GPU"] * cuda.is_available(),
     }
 
 
@@ -2124,13 +2307,24 @@ def enrol(
 ) -> tuple[int, int]:
     """Claim the run directory and say there what runs: the lock, how many processes."""
     path, facts = args.run_dir.resolve(), identity(config, list(phases))
-    lock = claim(path, facts, args.resume)
+    lock, script = claim(path, facts, args), path / "train.py"
     before, here = read_json(path / "run.json"), surroundings(config)
     moved = any(before.get(key, here[key]) != here[key] for key in MACHINE)
     here["moved"] = moved or before.get("moved", False)
+    then = {key: before.get(key, now) for key, now in facts.items()}
+    if then != facts:  # edited: what it was, and its script, are kept
+        changes = [*before.get("changes", []), {**then, "resume": args.resume}]
+        if sha256(script) == then["script_sha256"]:  # else it was edited in its place
+            script.replace(path / f"train-{then['script_sha256'][:12]}.py")
+        here["changes"] = changes
+        print(f"the script was edited: changes[{len(changes) - 1}] of run.json")
+    elif "changes" in before:
+        here["changes"] = before["changes"]
     write_json(path / "run.json", {**facts, **here})
+    if here["untried"]:
+        print("rendered, but not run by CARL's tests:", ", ".join(here["untried"]))
     with contextlib.suppress(shutil.SameFileError):  # that copy may be run, too
-        shutil.copyfile(sys.argv[0], path / "train.py")
+        shutil.copyfile(sys.argv[0], script)
     (path / "stop").unlink(missing_ok=True)
     return lock, facts["world_size"]
 
@@ -2168,10 +2362,13 @@ def join(
         remedy = "start it with plain python: it starts torchrun on all visible GPUs"
         reason = f"a launcher runs one phase, and this script has {', '.join(names)}"
         raise UsageError(reason, remedy=remedy)
-    done, first = read_json(path / "phases.json"), os.environ["RANK"] == "0"
-    if first:
+    store, rank, _ = next(rendezvous("env://"))
+    if first := rank == 0:
         enrol(args, config, phases)
-    code = 0
+        store.set("enrolled", "")
+    else:  # should that be refused, the launcher's signal ends this one here
+        store.wait(["enrolled"], timedelta(days=1))
+    done, code = read_json(path / "phases.json"), 0
     for args.phase in names + ["push"] * (first and "push" in phases):
         if args.phase not in done and code == 0:
             code = work(args, phases[args.phase])
@@ -2220,8 +2417,9 @@ def together(report: Path) -> Iterator[Callable[[], int]]:
 
     def failed() -> int:
         new = launched and report.exists() and report.stat().st_mtime_ns != old
-        code = int(read_json(report).get("code", 0)) if new else 0
-        return 0 if code in ENDS else code
+        told = read_json(report) if new else {}
+        code = int(told.get("code", 0))
+        return code if code not in ENDS or "stalled" in told else 0
 
     def watch() -> None:
         while not over.wait(0.5):
@@ -2256,7 +2454,7 @@ def guarded(action: Callable[[], int], path: Path) -> int:
         return getattr(error, "exit_code", 4 if expected else 70)
 
 
-# ---- carl_runtime_min/replay.py sha256:5e21c1753a3c ----------------------------------
+# ---- carl_runtime_min/replay.py sha256:66960ead3bd2 ----------------------------------
 EXACT = ("batch", "samples", "state")
 ROUNDED = ("rewards", "norm", "weights")  # what another machine may round otherwise
 SIMILAR = 1e-3
@@ -2271,9 +2469,12 @@ def replay(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) 
         if step not in recorded:
             remedy = f"choose steps in {path / 'steps.jsonl'}"
             raise UsageError(f"{name} has no record of step {step}", remedy=remedy)
-    lock = claim(path, facts, "auto")  # nothing else may write there meanwhile
+    lock = claim(path, facts, args)  # nothing else may write there meanwhile
     shutil.rmtree(scratch, ignore_errors=True)
-    prepare(path, scratch, name, first)
+    for step in range(prepare(path, scratch, name, first), last + 1):
+        if (script := recorded.get(step, {}).get("script")) != facts["script_sha256"]:
+            remedy = f"use the script {str(script)[:12]} of {path}, or other steps"
+            raise UsageError(f"another script ran {name} {step}", remedy=remedy)
     write_json(scratch / "run.json", facts)
     own = ["--run-dir", str(scratch), "--until", str(last), "--phase", name]
     code = supervise([*sys.argv, *own], scratch, lock, facts["world_size"])
@@ -2334,8 +2535,11 @@ def recorded_steps(path: Path, phase: str) -> dict[int, dict[str, Any]]:
     return {one["step"]: one for one in records if one["phase"] == phase}
 
 
-def prepare(path: Path, scratch: Path, phase: str, first: int) -> None:
-    """What the phase starts from: earlier results, the checkpoint before `first`."""
+def prepare(path: Path, scratch: Path, phase: str, first: int) -> int:
+    """What the phase starts from: earlier results, the checkpoint before `first`.
+
+    The number of the step after that checkpoint.
+    """
     own = path / "checkpoints" / phase
     states = checkpoints(own)
     before = [p for p in states if states[p]["global_step"] < first]
@@ -2348,6 +2552,7 @@ def prepare(path: Path, scratch: Path, phase: str, first: int) -> None:
     if nearest:
         target = scratch / "checkpoints" / phase / nearest.name
         shutil.copytree(nearest, target, copy_function=os.link)
+    return 1 + (states[nearest]["global_step"] if nearest else 0)
 
 
 def distance(one: Any, other: Any) -> float:

@@ -73,11 +73,22 @@ def test_records_that_were_cut_short_are_found(carl: Carl, stopped: Path) -> Non
         before = chain_link(before, line)
         lines.append(json.dumps({**line, "chain": before}) + "\n")
     steps.write_text("".join(lines))
+    record("phases.json", {"sft": 0})
+    assert "records.json is missing" in carl("verify", stopped).out
+    record("records.json", {"steps": before})
     assert carl("verify", stopped).code == 0
-    steps.write_text(lines[0])
-    found = carl("verify", stopped)
-    assert found.code == 1
-    assert "steps.jsonl lacks step 2 of sft" in found.out
+    for text in (lines[0], ""):
+        steps.write_text(text)
+        found = carl("verify", stopped)
+        assert found.code == 1
+        assert "steps.jsonl lacks step 2 of sft" in found.out
+        assert "steps.jsonl lacks lines" in found.out
+    added = {"phase": "sft", "step": 3}
+    line = json.dumps({**added, "chain": chain_link(before, added)})
+    steps.write_text("".join(lines) + line + "\n")
+    assert "goes on after the end of its phase" in carl("verify", stopped).out
+    steps.unlink()
+    assert "steps.jsonl lacks lines" in carl("verify", stopped).out
 
 
 def test_less_than_no_steps_cannot_be_drawn(carl: Carl, stopped: Path) -> None:
@@ -85,3 +96,14 @@ def test_less_than_no_steps_cannot_be_drawn(carl: Carl, stopped: Path) -> None:
     found = carl("replay", stopped, "--random", -3)
     assert found.code == 2
     assert "--random" in found.err
+
+
+@pytest.mark.parametrize("key", ["spec_sha256", "data_revision"])
+def test_what_run_json_says_of_spec_and_data_is_held_against_the_script(
+    carl: Carl, stopped: Path, key: str
+) -> None:
+    facts = json.loads((stopped / "run.json").read_text())
+    record("run.json", {**facts, key: "other"})
+    found = carl("verify", stopped)
+    assert found.code == 1
+    assert f"run.json has another {key} than train.py" in found.out

@@ -107,6 +107,32 @@ def test_a_phase_that_hangs_is_ended_and_can_go_on(
     assert ("continuing after step 2" in again.stdout) == saved
 
 
+def test_an_evaluation_that_hangs_is_ended_and_can_go_on(tmp_path: Path) -> None:
+    """Its second model is being scored: the third call of the reward."""
+    (tmp_path / "rewards.py").write_text(REWARD)
+    (tmp_path / "hang").write_text("asleep")
+    step = {"max_steps": 1, "per_device_train_batch_size": 8}
+    script = render(
+        tmp_path,
+        {
+            "name": "noting",
+            "sft": step,
+            "grpo": {**step, "max_completion_length": 8},
+            "rewards": [{"function": "rewards.py:noted"}],
+            "eval": {"items": 4},
+            "stall_timeout": 4,
+        },
+    )
+    hung = run(script, "--accept", "sft")
+    assert hung.returncode == 85
+    assert "eval: nothing moved for 4 s" in hung.stdout
+    assert "in noted" in hung.stderr
+    assert "Traceback" not in hung.stderr
+    again = run(script, "--accept", "sft")
+    assert again.returncode in (1, 3), again.stderr  # four items prove nothing
+    assert "grpo 1/1" not in again.stdout
+
+
 def test_kills_leave_no_trace() -> None:
     """A pipeline that is killed four times; `make kills` does it 60 times."""
     ended = subprocess.run(

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from carl_runtime_min.run import read_json
 from tests import tiny
 from tests.scripts import GROUPS, SMALL, environment, render
+from tools.kills import differing, left
 
 pytestmark = pytest.mark.xdist_group("processes")  # they need the cores for themselves
 
@@ -77,6 +81,20 @@ def score(completions, **rest):
 """
 BROKEN = SHORT.format(what='found[-1] = float("nan")')
 RAISES = SHORT.format(what='raise OSError("the judge is gone")')
+NOTED = """import os
+import time
+from pathlib import Path
+
+calls = []
+
+
+def score(completions, **rest):
+    calls.append(0)
+    if os.environ["RANK"] == "1":
+        Path("calls").write_text(str(len(calls)))
+        time.sleep(600 if Path("hang").exists() and len(calls) == 2 else 0.3)
+    return [len(one[0]["content"]) / 8 for one in completions]
+"""
 PARENT = """import sys
 
 import torch
@@ -204,6 +222,93 @@ def test_an_error_before_the_ranks_have_met_ends_all(
     assert code in (2, 4)
     assert "error: " in output
     assert "(SIGKILL)" not in output  # as torchrun does it after half a minute
+
+
+def test_processes_that_hang_or_are_killed_go_on_as_if_nothing_had_been(
+    tmp_path: Path, tiny_model_dir: Path
+) -> None:
+    """One that hangs, one that is killed, the launcher, the script that started it."""
+    more = {"rewards": [{"function": "rewards.py:score"}], "stall_timeout": 3}
+    (tmp_path / "rewards.py").write_text(NOTED)
+    (tmp_path / "parent.py").write_text(PARENT)
+    given, calls = spec(tmp_path, tiny_model_dir, **more), tmp_path / "calls"
+    given["grpo"] |= {"max_steps": 8, "logging_steps": 3}
+    render(tmp_path, given)
+
+    def begin(folder: str) -> subprocess.Popen[str]:
+        calls.unlink(missing_ok=True)
+        return start(tmp_path, "parent.py", "train.py", "--run-dir", folder)
+
+    def until_call(number: int) -> list[psutil.Process]:
+        """The processes below the script, once the reward is called so often."""
+        while not calls.exists() or int(calls.read_text() or 0) < number:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        return psutil.Process(process.pid).children(recursive=True)
+
+    def all_gone(processes: list[psutil.Process], seconds: float = 5) -> bool:
+        assert len(processes) == 3
+        return not psutil.wait_procs(processes, timeout=seconds)[1]
+
+    ((code, output),) = ended(begin("whole"))
+    assert code == 0, output
+
+    process = begin("run")
+    _, _, worker = processes = until_call(3)  # after a checkpoint at step 2
+    worker.kill()
+    ((code, output),) = ended(process)
+    assert code == 70, output
+    assert all_gone(processes)
+
+    (tmp_path / "hang").touch()
+    process = begin("run")
+    processes, hung = until_call(2), time.monotonic()
+    ((code, output),) = ended(process)
+    assert time.monotonic() - hung < 15  # 2 * stall_timeout, not torchrun's half minute
+    assert code == 85, output
+    assert "continuing after step 2" in output
+    assert output.count("in score") == 1  # the stack of the one, which the other awaits
+    assert output.count("most recent call first") >= 2
+    assert all_gone(processes)
+    (tmp_path / "hang").unlink()
+
+    process = begin("run")
+    launcher, *_ = processes = until_call(3)
+    launcher.kill()
+    ((code, output),) = ended(process)
+    assert code == 70, output
+    assert "continuing after step 2" in output
+    assert "same command again" in output
+    assert all_gone(processes)
+
+    process = begin("run")
+    processes = until_call(2)
+    process.kill()
+    process.wait()
+    assert all_gone(processes, 60)  # they stop by themselves, after a checkpoint
+
+    ((code, output),) = ended(begin("run"))
+    assert code == 0, output
+    assert "continuing after step 6" in output
+    assert differing(left(tmp_path / "whole"), left(tmp_path / "run")) is None
+
+
+def test_a_launch_that_is_refused_ends_at_once_and_touches_nothing(
+    tmp_path: Path, tiny_model_dir: Path
+) -> None:
+    """A run that goes on in its directory is not stopped by it either."""
+    render(tmp_path, spec(tmp_path, tiny_model_dir, "sft"))
+    path = tmp_path / "runs" / "ranks"
+    path.mkdir(parents=True)
+    with (path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ((code, output),) = ended(start(tmp_path, *torchrun(2), "train.py"))
+    assert code == 1
+    assert output.count("error: ") == 1
+    assert f"error: a process is running in {path}" in output
+    assert "exitcode  : 2 " in output
+    assert "(SIGKILL)" not in output  # as torchrun does it after half a minute
+    assert [one.name for one in path.iterdir()] == [".lock"]
 
 
 def port() -> int:

@@ -52,6 +52,8 @@ def rewritten(path: Path, change: Callable[[list[dict[str, object]]], None]) -> 
         record.pop("chain", None)
         before = record["chain"] = chain_link(before, record)
     file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    ends = read_json(path / "records.json")
+    (path / "records.json").write_text(json.dumps({**ends, "steps": before}))
 
 
 def test_what_was_changed_after_a_run_is_found(
@@ -63,6 +65,7 @@ def test_what_was_changed_after_a_run_is_found(
     assert not (original / "replay").exists()
 
     records = (original / "steps.jsonl").read_text()
+    ends = (original / "records.json").read_text()
 
     def better(rows: list[dict[str, object]]) -> None:
         rewards = rows[3]["rewards"]
@@ -78,6 +81,7 @@ def test_what_was_changed_after_a_run_is_found(
     capfd.readouterr()
     assert replayed(original, capfd, "3:4") == "1 DIFFERENT: rewards of step 4"
     (original / "steps.jsonl").write_text(records)
+    (original / "records.json").write_text(ends)
 
     checkpoint = original / "checkpoints/grpo/checkpoint-2/model.safetensors"
     kept, weights = checkpoint.read_bytes(), load_file(checkpoint)
@@ -100,3 +104,43 @@ def test_what_was_changed_after_a_run_is_found(
     assert main(["verify", str(original)]) == 1
     assert "is not the script that ran" in capfd.readouterr().out
     assert replayed(original, capfd, "3:3").startswith("2 ")
+
+
+REWARD = """
+def noted(completions, trainer_state, **rest):
+    if trainer_state.global_step == 2:
+        raise ValueError("nobody thought of that")
+    return [float(len(turns[0]["content"])) for turns in completions]
+"""
+
+
+def test_an_edited_script_goes_on_and_either_one_replays_its_steps(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rewards = tmp_path / "rewards.py"
+    rewards.write_text(REWARD)
+    spec = {
+        "method": "grpo",
+        "grpo": {"max_steps": 4, "save_steps": 1, "per_device_train_batch_size": 16},
+        "rewards": [{"function": "rewards.py:noted"}],
+    }
+    script, path = render(tmp_path, spec), tmp_path / "runs" / "carl"
+    failed = run(script)
+    assert "nobody thought of that" in failed.stderr
+    rewards.write_text(REWARD.replace("raise ValueError(", "print("))
+    render(tmp_path, spec)
+    refused = run(script)
+    assert refused.returncode == 2
+    assert "--resume CHECKPOINT --accept-changes" in refused.stderr
+    chosen = str(path / "checkpoints" / "grpo" / "checkpoint-2")
+    done = run(script, "--resume", chosen, "--accept-changes")
+    assert done.returncode == 0, done.stderr
+    assert "edited" in done.stdout
+
+    assert main(["verify", str(path)]) == 0
+    capfd.readouterr()
+    assert replayed(path, capfd, "1:2") == "0 IDENTICAL"
+    assert replayed(path, capfd, "4:4") == "0 IDENTICAL"
+    next(path.glob("train-*.py")).unlink()
+    assert main(["verify", str(path)]) == 1
+    assert "the script before a change, is not here" in capfd.readouterr().out

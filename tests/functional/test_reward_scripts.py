@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +116,49 @@ def test_mathematical_answers_are_judged_beside_the_training(
     ]
     assert all(0 <= mean <= 1 for mean in means)
     assert len(means) == 2
+
+
+NOVELTY = """
+class Novelty:
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, completions, **columns):
+        self.seen += [turns[0]["content"][:1] for turns in completions]
+        return [1 / (len(self.seen) - i) for i in range(len(completions))]
+
+    def state_dict(self):
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state):
+        self.seen = state["seen"]
+"""
+
+
+def test_what_a_reward_remembers_outlives_a_stop(
+    tmp_path: Path, tiny_model_dir: Path
+) -> None:
+    (tmp_path / "rewards.py").write_text(NOVELTY)
+    reward = {"function": "rewards.py:Novelty"}
+    spec = spec_of(tiny_model_dir, rows(tmp_path), [reward])
+    spec["grpo"] |= {"max_steps": 3, "save_steps": 1, "logging_steps": 1}
+    script, folder = render(tmp_path, spec), tmp_path / "runs" / "x"
+    assert here(script, "--phase", "grpo") == 0
+    whole = logged(folder)
+    means = [row["rewards/Novelty/mean"] for row in whole]
+    assert means[2] < means[1] < means[0], "it remembers, from step to step"
+    for name in ("checkpoint-2", "checkpoint-3", "checkpoint-result"):
+        shutil.rmtree(folder / "checkpoints" / "grpo" / name, ignore_errors=True)
+    assert here(script, "--phase", "grpo") == 0
+    again = [row["rewards/Novelty/mean"] for row in logged(folder)]
+    assert again == means
+
+
+def test_a_reward_class_without_a_state_is_refused(
+    tmp_path: Path, tiny_model_dir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rewards.py").write_text(NOVELTY.replace("def state_dict", "def state"))
+    reward = {"function": "rewards.py:Novelty"}
+    script = render(tmp_path, spec_of(tiny_model_dir, rows(tmp_path), [reward]))
+    assert here(script, "--phase", "grpo") == 2
+    assert "the reward Novelty has no state" in capfd.readouterr().err

@@ -183,3 +183,19 @@ def test_rows_with_images_have_the_size_that_a_reward_needs() -> None:
         block = config(**spec, method="sft")["sft"]
         assert (block["trainer"]["max_length"] is None) == seeing
         assert block["data"]["longest"] == 1024
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({}, None),
+        ({"method": "grpo", "grpo": {"vllm": "colocate"}}, ["vLLM"]),
+        ({"sharding": "zero3"}, ["DeepSpeed"]),
+        ({"sharding": "fsdp2"}, None),
+        ({"model": {"attention": "flash_attention_2"}}, ["flash_attention_2"]),
+    ],
+)
+def test_what_no_test_runs_is_named(fields: dict[str, Any], named: Any) -> None:
+    given = {**PINNED, "method": "sft", **fields}
+    given["model"] = {**PINNED["model"], **fields.get("model", {})}
+    assert config(**given).get("untried") == named

@@ -37,7 +37,7 @@ def test_another_arithmetic_in_generation_stops_the_run(tmp_path: Path) -> None:
 
 
 def test_only_the_first_batch_costs_a_forward_more(tmp_path: Path) -> None:
-    """Of the policy: a token each, the training, and once the comparison."""
+    """Of the policy: a token each, the training, and once two comparisons."""
 
     def forwards(mixin: type) -> int:
         trainer, seen = trainers.grpo(tmp_path / mixin.__name__, mixin, max_steps=3), []
@@ -48,9 +48,9 @@ def test_only_the_first_batch_costs_a_forward_more(tmp_path: Path) -> None:
     class Nothing(CapturedScores):
         told = True
 
-    assert forwards(CapturedScores) == forwards(Nothing) + 1
+    assert forwards(CapturedScores) == forwards(Nothing) + 2  # two heads score it
     recorded = 1  # samples of the first step
-    assert forwards(CoherentPolicy) == forwards(Nothing) + 3 + recorded
+    assert forwards(CoherentPolicy) == forwards(Nothing) + 3 + recorded + 1
 
 
 def test_the_weights_are_those_of_a_pass_given_the_same_rewards(tmp_path: Path) -> None:

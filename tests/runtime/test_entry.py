@@ -40,6 +40,7 @@ if codes.get("stop") == phase:  # a signal that comes when its work is done
 (run / "exit.json").write_text(json.dumps({"code": code}))
 """
 PHASES = ["sft", "grpo", "eval"]
+OPTIONS = {"resume": "auto", "accept": [], "accept_changes": False, "replay": None}
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +66,7 @@ def config(**blocks: Any) -> dict[str, Any]:
 
 def arguments(script: Path, **given: Any) -> Namespace:
     run = script.parent / "run"
-    return Namespace(**{"run_dir": run, "resume": "auto", "accept": [], **given})
+    return Namespace(**{"run_dir": run, **OPTIONS, **given})
 
 
 def run_script(script: Path, codes: dict[str, Any], **given: Any) -> tuple[int, str]:
@@ -150,6 +151,26 @@ def test_run_json_says_what_ran_where(script: Path) -> None:
     assert "exact" in record["resume"]
 
 
+def test_a_script_says_what_was_only_rendered(
+    script: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(**blocks: Any) -> str:
+        monkeypatch.setattr(sys, "argv", [str(script)])
+        args = arguments(script)
+        args.run_dir.mkdir(exist_ok=True)
+        os.close(entry.enrol(args, config(**blocks), {})[0])
+        found = read_json(args.run_dir / "run.json")["untried"]
+        told = capsys.readouterr().out
+        assert all(name in told for name in found)
+        return told
+
+    assert told() == ""
+    assert "not run by CARL's tests: vLLM\n" in told(untried=["vLLM"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "some card")
+    assert "not run by CARL's tests: vLLM, a GPU\n" in told(untried=["vLLM"])
+
+
 def test_a_changed_script_is_refused_before_anything_runs(script: Path) -> None:
     run_script(script, GOOD)
     script.write_text(SCRIPT + "# edited\n")
@@ -232,7 +253,7 @@ IDENTITY = {
 def start(path: Path, resume: str = "auto", **changed: Any) -> None:
     """Claim `path` as one command would, then end that command."""
     facts = {**IDENTITY, **changed}
-    os.close(claim(path, facts, resume))
+    os.close(claim(path, facts, Namespace(**{**OPTIONS, "resume": resume})))
     write_json(path / "run.json", facts)
 
 
@@ -261,6 +282,74 @@ def test_another_run_is_refused_by_name(
     assert str(IDENTITY[name]) in str(refused.value)
     assert "--run-dir" in refused.value.remedy
     assert refused.value.exit_code == 2
+
+
+def edited(script: Path, line: str = "# edited\n", **given: Any) -> Any:
+    """Start the running script once it was edited; what run.json then says."""
+    running = Path(sys.argv[0])
+    running.write_text(running.read_text() + line)
+    run_script(script, GOOD, accept_changes=True, **given)
+    return read_json(script.parent / "run" / "run.json")
+
+
+def test_an_edited_script_goes_on_where_it_is_told_and_is_recorded(
+    script: Path,
+) -> None:
+    run = script.parent / "run"
+    run_script(script, {**GOOD, "grpo": 70})
+    first = read_json(run / "run.json")
+    chosen = checkpoint(run, "grpo", 2)
+    after = edited(script, resume=chosen)
+    assert after["script_sha256"] == sha256(script) == sha256(run / "train.py")
+    [before] = after["changes"]
+    assert {key: first[key] for key in before if key != "resume"} == {
+        key: before[key] for key in before if key != "resume"
+    }
+    assert before["resume"] == chosen
+    earlier = run / f"train-{first['script_sha256'][:12]}.py"
+    assert earlier.read_text() == SCRIPT
+
+    assert run_script(script, GOOD)[0] == 0, "from now on it is the run's script"
+    assert read_json(run / "run.json")["changes"] == [before]
+
+
+def test_changes_are_accepted_with_a_checkpoint_alone(script: Path) -> None:
+    run_script(script, GOOD)
+    with pytest.raises(UsageError, match="needs --resume") as refused:
+        edited(script)
+    assert "--resume CHECKPOINT" in refused.value.remedy
+
+
+def test_only_what_a_script_says_can_be_accepted(script: Path) -> None:
+    run_script(script, {**GOOD, "grpo": 70})
+    run = script.parent / "run"
+    write_json(run / "run.json", {**read_json(run / "run.json"), "world_size": 4})
+    with pytest.raises(UsageError, match="world_size") as refused:
+        edited(script, resume=checkpoint(run, "grpo", 2))
+    assert "accept-changes" not in refused.value.remedy
+
+
+def test_a_script_edited_in_the_run_directory_is_accepted_too(
+    script: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_script(script, {**GOOD, "grpo": 70})
+    copy = script.parent / "run" / "train.py"
+    monkeypatch.setattr(sys, "argv", [str(copy), *sys.argv[1:]])
+    after = edited(script, resume=checkpoint(copy.parent, "grpo", 2))
+    assert after["script_sha256"] == sha256(copy) != sha256(script)
+    assert len(after["changes"]) == 1
+
+
+def test_a_local_model_is_part_of_the_identity(script: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"one")
+    blocks = config(model={"id": str(weights.parent)})
+    first = identity(blocks, ["sft"])
+    assert identity(blocks, ["sft"]) == first
+    weights.write_bytes(b"two")
+    second = identity(blocks, ["sft"])
+    assert [key for key in first if first[key] != second[key]] == ["model_sha256"]
 
 
 def test_never_wants_a_directory_without_a_run(tmp_path: Path) -> None:
@@ -337,7 +426,7 @@ def test_two_processes_do_not_share_a_run_directory(tmp_path: Path) -> None:
 
 def test_a_lock_outlives_the_one_who_took_it(tmp_path: Path) -> None:
     """A phase inherits it: while a phase lives, nobody else may start."""
-    descriptor = claim(tmp_path, IDENTITY, "auto")
+    descriptor = claim(tmp_path, IDENTITY, Namespace(**OPTIONS))
     child = subprocess.Popen(
         [sys.executable, "-c", "import sys; sys.stdin.read()"],
         stdin=subprocess.PIPE,
@@ -422,7 +511,10 @@ work(Namespace(run_dir=Path(sys.argv[1]), resume="auto", phase="sft", until=None
 """
 
 
-def test_a_process_that_waits_for_one_that_failed_ends_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("report", [{"code": 5}, {"code": 85, "stalled": True}])
+def test_a_process_that_waits_for_one_that_failed_ends_too(
+    tmp_path: Path, report: dict[str, Any]
+) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", WAITING, str(tmp_path)],
         env={**os.environ, "RANK": "1", "WORLD_SIZE": "2"},
@@ -431,8 +523,8 @@ def test_a_process_that_waits_for_one_that_failed_ends_too(tmp_path: Path) -> No
     with process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"waiting\n"
-        write_json(tmp_path / "exit.json", {"code": 5, "phase": "sft"})
-        assert process.wait(timeout=60) == 5
+        write_json(tmp_path / "exit.json", report)
+        assert process.wait(timeout=60) == report["code"]
 
 
 @pytest.mark.parametrize(

@@ -131,9 +131,14 @@ def test_temperature_divides_the_logits(temperature: float) -> None:
     logits, ids = gauss(16, 1000)
     got = token_field(logits, ids, temperature)
     assert_close(got, exact(logits, ids, temperature))
-    divided = token_field(logits / temperature, ids)
-    assert torch.equal(got[0], divided[0])
-    assert torch.equal(got[1], divided[1])
+    assert_close(got, token_field(logits / temperature, ids))
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.7])
+def test_no_digit_is_lost_far_from_zero(temperature: float) -> None:
+    logits, ids = gauss(16, 1000)
+    far = logits + 1e4
+    assert_close(token_field(far, ids, temperature), exact(far, ids, temperature))
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
@@ -193,6 +198,15 @@ def test_another_default_type_changes_nothing() -> None:
     finally:
         torch.set_default_dtype(torch.float32)
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_working_in_the_logits_themselves_changes_no_bit(dtype: torch.dtype) -> None:
+    logits, ids = gauss(20, 60_000)  # several chunks
+    logits = logits.to(dtype)
+    want = token_field(logits, ids, 0.7)
+    got = token_field(logits, ids, 0.7, overwrite=True)
+    assert torch.equal(torch.stack(got), torch.stack(want))
 
 
 def test_logits_are_left_alone_and_no_graph_is_kept() -> None:

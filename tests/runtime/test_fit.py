@@ -16,7 +16,7 @@ from transformers import Trainer, TrainerState
 from carl_runtime_min.cascade import Cascade
 from carl_runtime_min.entry import work
 from carl_runtime_min.errors import UsageError
-from carl_runtime_min.fit import fit, head_width, training_arguments
+from carl_runtime_min.fit import Observer, fit, head_width, training_arguments
 from carl_runtime_min.gate import PhaseTransitionGate
 from carl_runtime_min.grpo import CoherentPolicy, ReusedScores
 from carl_runtime_min.run import STATE, checkpoints, read_json, sha256, weights_sha256
@@ -323,6 +323,37 @@ def test_a_full_disk_is_told_plainly_and_leaves_nothing_half_written(
     assert whole(tmp_path, "sft") == ["checkpoint-1"]
     assert {*tmp_path.rglob("*")} == before
     assert sft_code(tmp_path) == 0
+
+
+class FullDisk(Observer):
+    """From the third step on, `metrics.jsonl` takes no more."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "metrics.jsonl"
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 2:
+            self.file.rename(self.file.with_suffix(".kept"))
+            self.file.symlink_to("/dev/full")
+
+
+def test_metrics_that_find_no_space_are_complete_in_the_end(
+    tmp_path: Path, capsys: Any
+) -> None:
+    """Even if a part of a line was written."""
+    never, cut = tmp_path / "never", tmp_path / "cut"
+    assert fit_sft(never, save_steps=1)[0]
+    args = Namespace(run_dir=cut, resume="auto", phase="sft", until=None)
+    with signals_restored():
+        full = FullDisk(cut)
+        assert work(args, lambda run: int(fit_sft(cut, late=full)[0])) == 4
+    assert f"error: no space left for {cut}\n" in capsys.readouterr().err
+    full.file.unlink()
+    kept = full.file.with_suffix(".kept").rename(full.file)
+    with kept.open("a") as file:
+        file.write('{"phase": "sft", "st')
+    assert sft_code(cut) == 0
+    assert metrics(cut) == metrics(never)
 
 
 def test_a_disk_that_is_full_at_the_end_costs_no_training(

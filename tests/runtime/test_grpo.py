@@ -461,7 +461,8 @@ def test_stage_a_changes_no_bit_and_costs_no_pass(
     assert logged(plain, "reward") == logged(observed, "reward")
     path = tmp_path / "carl" / "samples.jsonl"
     recorded = {json.loads(line)["step"] for line in path.read_text().splitlines()}
-    assert observed.passes == plain.passes + len(recorded)
+    compared = 1  # the two heads, at the first sample
+    assert observed.passes == plain.passes + len(recorded) + compared
 
 
 def test_stage_b_takes_one_pass_more_or_none(tmp_path: Path) -> None:
@@ -474,10 +475,11 @@ def test_stage_b_takes_one_pass_more_or_none(tmp_path: Path) -> None:
         trainer.train()
         return int(trainer.passes)
 
-    sampled = 1  # at step 0
-    assert passes(CoherentPolicy) == passes(None) + 3 + sampled
+    sampled, compared = 1, 1  # at step 0; the two heads once
+    once = sampled + compared
+    assert passes(CoherentPolicy) == passes(None) + 3 + once
     window = {"steps_per_generation": 2}
-    once = sampled + 1  # and the comparison with a pass of its own
+    once += 1  # the comparison with a pass of its own
     assert passes(ReusedScores, **window) == passes(None, **window) + once
     assert passes(ReusedScores, **RLOO) == passes(None, **RLOO) + once
 

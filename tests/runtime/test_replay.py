@@ -14,7 +14,7 @@ import pytest
 from carl_bundle.runs import RunRecord
 from carl_runtime_min.errors import CarlError, UsageError
 from carl_runtime_min.replay import chosen_steps, distance, replay, replay_verdict
-from carl_runtime_min.run import chain_link
+from carl_runtime_min.run import chain_link, sha256
 from tests.runtime.test_resume import StopAt, run_grpo
 
 QUANTITIES = ("batch", "samples", "rewards", "state", "norm", "weights")
@@ -101,6 +101,28 @@ def test_weights_that_only_a_request_to_stop_had_digested_are_not_compared(
     assert told == "DIFFERENT: norm of step 3"
 
 
+CONFIG: dict[str, Any] = {"sft": {}, "spec": {}, "model": {"id": "org/model"}}
+
+
+def options(path: Path, steps: str) -> Namespace:
+    return Namespace(run_dir=path, replay=steps, resume="auto", accept_changes=False)
+
+
+def test_steps_of_another_script_are_not_replayed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    scripts = ["0123456789abcdef", sha256(Path(__file__))]
+    lines = [
+        {"phase": "sft", "step": step, "script": scripts[step > 1]} for step in (1, 2)
+    ]
+    (tmp_path / "steps.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    monkeypatch.setattr("sys.argv", [__file__])
+    with pytest.raises(UsageError, match="another script ran sft 1") as refused:
+        replay(options(tmp_path, "sft:2:2"), CONFIG, ["sft"])
+    assert "0123456789ab" in refused.value.remedy
+
+
 @pytest.mark.parametrize(
     ("code", "stopped", "expected"), [(70, False, 70), (2, False, 2), (85, True, 130)]
 )
@@ -112,7 +134,8 @@ def test_a_replay_that_does_not_come_to_its_end_gives_no_verdict(
     expected: int,
 ) -> None:
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "steps.jsonl").write_text('{"phase": "sft", "step": 1}\n')
+    record = {"phase": "sft", "step": 1, "script": sha256(Path(__file__))}
+    (tmp_path / "steps.jsonl").write_text(json.dumps(record) + "\n")
 
     def supervised(command: Any, scratch: Path, *_: Any) -> int:
         if stopped:
@@ -121,9 +144,8 @@ def test_a_replay_that_does_not_come_to_its_end_gives_no_verdict(
 
     monkeypatch.setattr("carl_runtime_min.replay.supervise", supervised)
     monkeypatch.setattr("sys.argv", [__file__])
-    args = Namespace(run_dir=tmp_path, replay="sft:1:1")
     with pytest.raises(CarlError, match="no verdict: sft ended") as caught:
-        replay(args, {"sft": {}, "spec": {}}, ["sft"])
+        replay(options(tmp_path, "sft:1:1"), CONFIG, ["sft"])
     assert caught.value.exit_code == expected
 
 

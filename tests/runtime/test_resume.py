@@ -90,8 +90,34 @@ def told(folder: Path, name: str) -> list[dict[str, Any]]:
     ]
 
 
+class Novelty:
+    """A reward that remembers the completions it has seen."""
+
+    __name__ = "novelty"
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def __call__(self, completions: list[Any], **_: Any) -> list[float]:
+        texts = [turns[0]["content"][:1] for turns in completions]
+        self.seen += texts
+        return [1 / self.seen.count(text) for text in texts]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seen = state["seen"]
+
+
+def run_novelty(stop: StopAt) -> Any:
+    """A new reward each time: what it has seen comes from the checkpoint."""
+    return run_grpo(stop, tasks=(Novelty(),), **SHARED)
+
+
 CASES = [
     (run_grpo, {}),
+    (run_novelty, {}),
     (run_grpo, {"prompts": 4}),  # two steps an epoch
     (run_grpo, SHARED),
     (run_grpo, {**SHARED, "mixin": ReusedScores, "steps_per_generation": 4}),
@@ -157,4 +183,4 @@ def test_a_checkpoint_is_on_the_disk_before_an_older_one_goes(
     assert len(files) > 4
     assert {*files, tmp_path / "steps.jsonl"} <= set(before)
     after = [path for event, path, marked in events[:gone] if marked]
-    assert after == [new / STATE, new, new.parent]
+    assert after == [new / STATE, new, new.parent, tmp_path / ".records.json.draft"]

@@ -148,7 +148,20 @@ def test_rewinding_forgets_what_will_happen_again_in_this_phase(
     assert kept == [("sft", 1), ("sft", 2), ("sft", 3), ("grpo", 1), ("grpo", 2)]
     assert lines(tmp_path / "samples.jsonl") == []
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"checkpoints", "metrics.jsonl", "samples.jsonl"}
+    records = {"metrics.jsonl", "samples.jsonl"}
+    assert names == {"checkpoints", "records.json", *records}
+
+
+def test_the_ends_of_all_records_are_noted(tmp_path: Path) -> None:
+    run = run_dir(tmp_path, "sft")
+    for step in (1, 2):
+        run.append("metrics", {"step": step})
+    run_dir(tmp_path).append("samples", {"step": 1})
+    run.anchor()
+    ends = read_json(tmp_path / "records.json")
+    assert ends == {
+        name: run.records(name)[-1]["chain"] for name in ("metrics", "samples")
+    }
 
 
 def test_summaries_add_up(tmp_path: Path) -> None:

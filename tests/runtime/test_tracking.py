@@ -91,6 +91,32 @@ def test_a_service_that_fails_is_left_behind(
     assert told == ["not tracking with wandb: ConnectionError('the service is down')"]
 
 
+EVENTS = [name for name in dir(TrainerCallback) if name.startswith("on_")]
+SEEN = {
+    *("on_train_begin", "on_epoch_begin", "on_step_begin", "on_pre_optimizer_step"),
+    *("on_optimizer_step", "on_step_end", "on_log", "on_save", "on_epoch_end"),
+    "on_train_end",
+}
+"""What `train` reports, of all that there are."""
+
+
+def test_each_event_may_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A service for each, all at once."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise ConnectionError("the service is down")
+
+    for name in EVENTS:
+        service = type(name, (TrainerCallback,), {name: fail})
+        monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, name, service)
+    with caplog.at_level(logging.WARNING):
+        train(tmp_path, list(map(Tracker, EVENTS)), save_steps=1)
+    told = [line.split()[3] for line in caplog.messages if "not tracking" in line]
+    assert sorted(told) == sorted(f"{name}:" for name in SEEN)
+
+
 class Broken(TrainerCallback):
     def __init__(self) -> None:
         raise RuntimeError("requires an account")
