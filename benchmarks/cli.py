@@ -1,23 +1,22 @@
 """Cold start of the command, as ratios within one run.
 
-    python benchmarks/cli.py [--rounds 15]
+python -m benchmarks.cli
 
-Fresh processes, interleaved; medians of processor time (user and system), which other
-work on the machine disturbs less than wall time. Exits 1 if a goal is missed.
+Fresh processes, interleaved; processor time (user and system), which other work on the
+machine disturbs less than wall time.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.measure import spent
+from benchmarks.measure import PAIRS, Row, ratio, report, spent
 
 HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "black")
 SPEC = """\
@@ -58,6 +57,7 @@ def programs() -> dict[str, list[str]]:
         "import typer, pydantic, jinja2": [*python, "import typer, pydantic, jinja2"],
         "carl --help": [*python, carl.format(["--help"])],
         "import typer, rich": [*python, "import typer, rich"],
+        "control": [*python, "import typer, rich"],
     }
 
 
@@ -87,14 +87,14 @@ def environment(folder: Path) -> dict[str, str]:
     return {**kept, "PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
 
 
-def measure(folder: Path, rounds: int) -> dict[str, float]:
-    """Median seconds of each program; every round runs each once."""
+def measure(folder: Path) -> dict[str, list[float]]:
+    """Seconds of each program; every round runs each once."""
     found: dict[str, list[float]] = {name: [] for name in programs()}
-    for _ in range(rounds + 1):
+    for _ in range(PAIRS + 1):
         for name, command in programs().items():
             found[name].append(spent(command, folder, environment(folder)))
     # The first round fills the caches of the file system and of bytecode.
-    return {name: statistics.median(times[1:]) for name, times in found.items()}
+    return {name: times[1:] for name, times in found.items()}
 
 
 def heavy_imports(folder: Path, arguments: list[str]) -> list[str]:
@@ -109,29 +109,25 @@ def heavy_imports(folder: Path, arguments: list[str]) -> list[str]:
     return [name for name in HEAVY if repr(name).encode() in done.stderr]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=15)
-    rounds = parser.parse_args().rounds
-    failed = False
+def rows() -> list[Row]:
+    found, heavy = [], 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_project(folder)
         for arguments in (["--help"], ["bundle", "carl.yaml"]):
-            heavy = heavy_imports(folder, arguments)
-            failed |= bool(heavy)
-            print(f"carl {' '.join(arguments)} imports {heavy or 'nothing heavy'}")
-        seconds = measure(folder, rounds)
+            imported = heavy_imports(folder, arguments)
+            heavy += len(imported)
+            print(f"carl {' '.join(arguments)} imports {imported or 'nothing heavy'}")
+        seconds = measure(folder)
+    control = ratio("", seconds["control"], seconds["import typer, rich"]).measured
     for program, baseline, limit in GOALS:
-        ratio = seconds[program] / seconds[baseline]
-        failed |= ratio > limit
-        print(
-            f"{'ok  ' if ratio <= limit else 'MISS'} {ratio:5.2f} <= {limit}  "
-            f"{program} ({seconds[program] * 1000:.0f} ms) / "
-            f"{baseline} ({seconds[baseline] * 1000:.0f} ms)"
+        row = ratio(
+            f"{program} / {baseline}", seconds[program], seconds[baseline], limit
         )
-    return int(failed)
+        found.append(replace(row, control=control))
+    name = "heavy libraries that `carl --help` and `carl bundle` import"
+    return [*found, Row(name, heavy, 0, form="d")]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(report(rows()))

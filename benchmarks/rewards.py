@@ -1,4 +1,4 @@
-"""Speed of R_CARL over a ragged batch against a loop over its tokens.
+"""Speed of R_CARL over a ragged batch: against a loop over its tokens, and in a step.
 
 python -m benchmarks.rewards
 """
@@ -7,16 +7,26 @@ from __future__ import annotations
 
 import math
 import os
+import statistics
 import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import torch
 
-from benchmarks.measure import by_turns, conclude
+from benchmarks.measure import PAIRS, Row, by_turns, ratio, report
 from carl_runtime_min.rewards import carl_reward
 from tests import reference
+
+WARM = 3  # steps that are not counted
 
 
 def row_reward(phi: np.ndarray, log_probs: np.ndarray) -> float:
@@ -39,11 +49,10 @@ def row_reward(phi: np.ndarray, log_probs: np.ndarray) -> float:
     return float(0.5 * coherence + 0.3 * cloud + 0.2 * discontinuity)
 
 
-def main() -> int:
-    torch.set_num_threads(1)
-    print("reward of a batch            loop ms   carl_reward ms   ratio   max error")
-    ratio, worst = {}, 0.0
-    for rows, tokens in ((64, 1024), (64, 256), (8, 512)):
+def against_loop() -> list[Row]:
+    """How often the batch is as fast as the loop, and how exact."""
+    found, worst = [], 0.0
+    for rows, tokens, limit in ((64, 1024, 8), (64, 256, None), (8, 512, None)):
         generator = torch.Generator().manual_seed(0)
         phi = torch.rand(rows, tokens, generator=generator, dtype=torch.float64)
         log_probs = -3 * torch.rand(rows, tokens, generator=generator)
@@ -55,29 +64,64 @@ def main() -> int:
             (phi[i, :n].numpy(), log_probs[i, :n].double().numpy())
             for i, n in enumerate(lengths.tolist())
         ]
+        ours = partial(carl_reward, phi, log_probs, mask)
         taken = by_turns(
             {
                 "loop": lambda rows=cut: [row_reward(*row) for row in rows],
-                "ours": lambda x=phi, y=log_probs, m=mask: carl_reward(x, y, m),
-            },
-            rounds=15,
+                "ours": ours,
+                "again": ours,
+            }
         )
-        ratio[rows, tokens] = taken["loop"] / taken["ours"]
-        ours = carl_reward(phi, log_probs, mask).tolist()
+        name = f"reward of {rows} x {tokens}: loop / batch"
+        times = taken["loop"], taken["ours"], limit
+        row = ratio(name, *times, control=taken["again"], least=True, form=".1f")
+        found.append(row)
         truth = [reference.reward(*(x.tolist() for x in row)) for row in cut]
-        error = max(abs(a - b) for a, b in zip(ours, truth, strict=True))
-        worst = max(worst, error)
-        print(
-            f"  B = {rows:<3} T = {tokens:<15}{taken['loop'] * 1e3:8.1f}"
-            f"{taken['ours'] * 1e3:17.2f}{ratio[rows, tokens]:8.1f}{error:12.1e}"
-        )
-    return conclude(
-        {
-            "B = 64, T = 1024 at least 8 times as fast": ratio[64, 1024] >= 8,
-            "within 1e-6 of the per-token reference": worst <= 1e-6,
-        }
-    )
+        errors = (abs(a - b) for a, b in zip(ours().tolist(), truth, strict=True))
+        worst = max(worst, *errors)
+    name = "largest error of a reward against the per-token reference"
+    return [*found, Row(name, worst, 1e-6, form=".1e")]
+
+
+def share_of_a_step() -> Row:
+    """Reward function, cascade and ties over the steps that they are part of."""
+    from benchmarks.step import ALIGNED, Turns, timer, trainer
+    from carl_runtime_min import grpo
+    from carl_runtime_min.cascade import damp_ties
+
+    calls: list[float] = []
+
+    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **given: Any) -> Any:
+            begun = time.thread_time()
+            try:
+                return function(*args, **given)
+            finally:
+                calls.append(time.thread_time() - begun)
+
+        return call
+
+    turns, count = Turns(1), PAIRS + WARM
+    turns.done(0)
+    with tempfile.TemporaryDirectory() as folder:
+        made = trainer(Path(folder), grpo.CoherentPolicy, count, ALIGNED)
+        steps = timer(turns, 0, 1)
+        made.add_callback(steps)
+        made.reward_funcs[-1] = timed(made.reward_funcs[-1])
+        for name in ("begin", "observe"):
+            setattr(made.cascade, name, timed(getattr(made.cascade, name)))
+        with mock.patch.object(grpo, "damp_ties", timed(damp_ties)):
+            made.train()
+    each = len(calls) // count
+    maths = [sum(calls[i : i + each]) for i in range(0, len(calls), each)]
+    name = f"reward maths ({statistics.median(maths) * 1e3:.1f} ms) / a GRPO step"
+    return ratio(name, maths[WARM:], steps.seconds[WARM:], 0.001, form=".2%")
+
+
+def rows() -> list[Row]:
+    torch.set_num_threads(1)
+    return [*against_loop(), share_of_a_step()]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(report(rows()))

@@ -9,9 +9,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 
-from benchmarks.measure import conclude
+from benchmarks.measure import Row, by_turns, ratio, report
 from carl_runtime_min.environments import (
     PythonEnvironment,
     SQLEnvironment,
@@ -19,7 +18,6 @@ from carl_runtime_min.environments import (
 )
 from carl_runtime_min.sandbox import check_sandbox, run_sandboxed, sandbox_command
 
-ROUNDS = 40
 PROGRAM = "print(sum(map(int, input().split())))"
 TESTS = [{"input": f"{i} {i}", "output": str(2 * i)} for i in range(3)]
 
@@ -52,26 +50,31 @@ def query() -> None:
     assert one.get_reward() == 1
 
 
-def main() -> int:
+def rows() -> list[Row]:
     check_sandbox()
-    candidates: dict[str, Callable[[], None]] = {
-        "python": bare,
-        "in the sandbox": sandboxed,
-        "a program's reward": program,
-        "a query's reward": query,
-    }
-    taken: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(ROUNDS):  # by turns, so that a busy machine slows all alike
-        for name, candidate in candidates.items():
-            started = time.perf_counter()
-            candidate()
-            taken[name].append(time.perf_counter() - started)
-    median = {name: statistics.median(values) for name, values in taken.items()}
-    for name, seconds in median.items():
-        print(f"{name:20}{seconds * 1e3:8.1f} ms{seconds / median['python']:8.2f}")
-    ratio = median["in the sandbox"] / median["python"]
-    return conclude({"at most 5 times as long as bare Python": ratio <= 5})
+    taken = by_turns(
+        {
+            "python": bare,
+            "python again": bare,
+            "in the sandbox": sandboxed,
+            "a program's reward": program,
+            "a query's reward": query,
+        },
+        clock=time.perf_counter,  # it waits for other processes
+    )
+    python, control = taken.pop("python"), taken.pop("python again")
+    sandbox = taken.pop("in the sandbox")
+    name = f"a program in the sandbox / bare Python ({typical(python):.0f} ms)"
+    return [
+        ratio(name, sandbox, python, 5, control=control, form=".2f"),
+        *(Row(f"{name}, ms", typical(x), form=".0f") for name, x in taken.items()),
+    ]
+
+
+def typical(seconds: list[float]) -> float:
+    """The median, in milliseconds."""
+    return statistics.median(seconds) * 1e3
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(report(rows()))

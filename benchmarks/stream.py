@@ -1,18 +1,23 @@
-"""How fast a resumed run reads its stream again: rows a second, on one core."""
+"""How fast a resumed run reads its stream again: rows a second, on one core.
+
+python -m benchmarks.stream
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 import time
 from itertools import islice
 from pathlib import Path
-from typing import Any
+
+from benchmarks.measure import Row, report
 
 ROWS = 20_000
 
 
-def rate() -> dict[str, Any]:
+def rate() -> float:
     """Prepare short rows of a local file as the trainer does, which skipping needs."""
     from trl import SFTConfig, SFTTrainer
 
@@ -44,8 +49,12 @@ def rate() -> dict[str, Any]:
         next(prepared)
         begin = time.perf_counter()
         count = sum(1 for _ in islice(prepared, ROWS))
-        return {"rows": count, "per_second": count / (time.perf_counter() - begin)}
+        return count / (time.perf_counter() - begin)
+
+
+def rows() -> list[Row]:
+    return [Row("rows a second that a resumed stream reads again", rate(), form=",.0f")]
 
 
 if __name__ == "__main__":
-    print(json.dumps(rate()))
+    sys.exit(report(rows()))

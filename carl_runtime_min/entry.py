@@ -109,7 +109,7 @@ def claim(path: Path, facts: dict[str, Any], args: argparse.Namespace) -> int:
     return lock
 
 
-def compared(lock: Path, versions: dict[str, str]) -> dict[str, Any] | None:
+def against_lock(lock: Path, versions: dict[str, str]) -> dict[str, Any] | None:
     """Whether the packages are those of a lock beside the script; None without one."""
     lines = lock.read_text().splitlines() if lock.is_file() else []
     pins = [line.split()[0] for line in lines if " --hash=" in line]
@@ -130,7 +130,7 @@ def surroundings(config: dict[str, Any]) -> dict[str, Any]:
         "seed": config["seed"],
         "hardware": gpu or f"{cpu}, {os.cpu_count()} cores",
         "versions": versions,
-        "lock": compared(Path(f"{sys.argv[0]}.lock"), versions),
+        "lock": against_lock(Path(f"{sys.argv[0]}.lock"), versions),
         "resume": "exact on a CPU or with full_determinism, else approximate",
         "untried": config.get("untried", []) + ["a GPU"] * cuda.is_available(),
     }

@@ -25,7 +25,7 @@ from carl_runtime_min.guards import correlation, nan_is_infinite
 from carl_runtime_min.head import CheckedHead
 from carl_runtime_min.remembering import remembering
 from carl_runtime_min.resume import CHECKPOINT_HOOKS, ExactResume
-from carl_runtime_min.rewards import carl_reward, coherence_components
+from carl_runtime_min.rewards import coherence_components, weigh
 from carl_runtime_min.run import Run
 
 SAMPLES = 4  # completions recorded at a time
@@ -62,7 +62,7 @@ class CoherenceReward:
         parts = coherence_components(phi, log_probs, mask, joints)  # each [B]
         for name, values in zip(parts._fields, parts, strict=True):
             given["log_metric"](f"carl/{name}", values.nanmean().item())
-        rewards = carl_reward(phi, log_probs, mask, self.weights, joints)  # [B]
+        rewards = weigh(parts, mask, self.weights)  # [B]
         return [None if math.isnan(reward) else reward for reward in rewards.tolist()]
 
 

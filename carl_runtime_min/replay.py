@@ -13,7 +13,13 @@ import torch
 
 from carl_runtime_min.entry import ENDS, MACHINE, claim, identity, surroundings
 from carl_runtime_min.errors import CarlError, UsageError
-from carl_runtime_min.run import Run, checkpoints, read_json, write_json
+from carl_runtime_min.run import (
+    Run,
+    checkpoints,
+    read_json,
+    weights_sha256,
+    write_json,
+)
 from carl_runtime_min.supervisor import supervise
 
 EXACT = ("batch", "samples", "state")
@@ -49,6 +55,11 @@ def replay(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) 
     exact = same and not torch.cuda.is_available()
     wanted = [recorded[step] for step in range(first, last + 1)]
     told = replay_verdict(wanted, recorded_steps(scratch, name), exact)
+    models = [folder / config[name]["result"] for folder in (path, scratch)]
+    best = config[name]["trainer"].get("load_best_model_at_end")  # of all steps
+    left = exact and not best and models[1].is_dir()  # by the last step of a phase
+    if left and len(set(map(weights_sha256, models))) > 1:
+        told = f"DIFFERENT: weights in {models[0]}"
     print(f"replay: {told}, steps {first} to {last} of {name}, on {here['hardware']}")
     if told.startswith("DIFFERENT"):
         return 1

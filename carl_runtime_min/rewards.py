@@ -40,7 +40,11 @@ def carl_reward(
 
     0 for a completion without tokens, NaN for one with a value that is not finite.
     """
-    parts = coherence_components(phi, log_probs, mask, junctions)
+    return weigh(coherence_components(phi, log_probs, mask, junctions), mask, weights)
+
+
+def weigh(parts: Components, mask: Tensor, weights: Sequence[float]) -> Tensor:
+    """The weighted sum of components, [B] each; `mask` [B, T] is true on tokens."""
     a, b, c = weights
     reward = a * parts.coherence + b * parts.cloud + c * parts.discontinuity
     return reward.where(mask.bool().any(-1), 0.0)

@@ -547,7 +547,7 @@ def order_parameter(entropy: Tensor, vocab_size: int) -> Tensor:
     return phi.clamp(0, 1).where(entropy.isfinite(), math.nan)
 
 
-# ---- carl_runtime_min/rewards.py sha256:7c7ba042f029 ---------------------------------
+# ---- carl_runtime_min/rewards.py sha256:e1e0a5a69547 ---------------------------------
 DELTA = 0.03  # a change of Phi larger than this is a transition
 MAX_SCALE = 15  # blocks of at most 2^15 tokens
 
@@ -571,7 +571,11 @@ def carl_reward(
 
     0 for a completion without tokens, NaN for one with a value that is not finite.
     """
-    parts = coherence_components(phi, log_probs, mask, junctions)
+    return weigh(coherence_components(phi, log_probs, mask, junctions), mask, weights)
+
+
+def weigh(parts: Components, mask: Tensor, weights: Sequence[float]) -> Tensor:
+    """The weighted sum of components, [B] each; `mask` [B, T] is true on tokens."""
     a, b, c = weights
     reward = a * parts.coherence + b * parts.cloud + c * parts.discontinuity
     return reward.where(mask.bool().any(-1), 0.0)
@@ -1567,7 +1571,7 @@ class CheckedHead:
         return bool(self.accelerator.reduce(flag.float()).item())
 
 
-# ---- carl_runtime_min/grpo.py sha256:610175bc42e6 ------------------------------------
+# ---- carl_runtime_min/grpo.py sha256:fd02c1b18d8f ------------------------------------
 SAMPLES = 4  # completions recorded at a time
 HOOKS = {
     **CHECKPOINT_HOOKS,
@@ -1602,7 +1606,7 @@ class CoherenceReward:
         parts = coherence_components(phi, log_probs, mask, joints)  # each [B]
         for name, values in zip(parts._fields, parts, strict=True):
             given["log_metric"](f"carl/{name}", values.nanmean().item())
-        rewards = carl_reward(phi, log_probs, mask, self.weights, joints)  # [B]
+        rewards = weigh(parts, mask, self.weights)  # [B]
         return [None if math.isnan(reward) else reward for reward in rewards.tolist()]
 
 
@@ -1878,7 +1882,7 @@ def show_row(tokenizer: Any, row: dict[str, Any], answers_only: bool = False) ->
         print("  never stop; check the chat template and the end-of-sequence token")
 
 
-# ---- carl_runtime_min/entry.py sha256:a1b3d0c727d4 -----------------------------------
+# ---- carl_runtime_min/entry.py sha256:6b2e3ee4120f -----------------------------------
 ENDS = (0, 1, 3, 85)  # done, verdicts, to be resumed: other codes are errors
 MACHINE = ("hardware", "versions")  # what rounding depends on
 EDITED = ("script_sha256", "spec_sha256", "data_revision")  # by who edits a script
@@ -1955,7 +1959,7 @@ def claim(path: Path, facts: dict[str, Any], args: argparse.Namespace) -> int:
     return lock
 
 
-def compared(lock: Path, versions: dict[str, str]) -> dict[str, Any] | None:
+def against_lock(lock: Path, versions: dict[str, str]) -> dict[str, Any] | None:
     """Whether the packages are those of a lock beside the script; None without one."""
     lines = lock.read_text().splitlines() if lock.is_file() else []
     pins = [line.split()[0] for line in lines if " --hash=" in line]
@@ -1976,7 +1980,7 @@ def surroundings(config: dict[str, Any]) -> dict[str, Any]:
         "seed": config["seed"],
         "hardware": gpu or f"{cpu}, {os.cpu_count()} cores",
         "versions": versions,
-        "lock": compared(Path(f"{sys.argv[0]}.lock"), versions),
+        "lock": against_lock(Path(f"{sys.argv[0]}.lock"), versions),
         "resume": "exact on a CPU or with full_determinism, else approximate",
         "untried": config.get("untried", []) + ["a GPU"] * cuda.is_available(),
     }
@@ -2134,7 +2138,7 @@ def guarded(action: Callable[[], int], path: Path) -> int:
         return getattr(error, "exit_code", 4 if expected else 70)
 
 
-# ---- carl_runtime_min/replay.py sha256:66960ead3bd2 ----------------------------------
+# ---- carl_runtime_min/replay.py sha256:84a462847fcc ----------------------------------
 EXACT = ("batch", "samples", "state")
 ROUNDED = ("rewards", "norm", "weights")  # what another machine may round otherwise
 SIMILAR = 1e-3
@@ -2168,6 +2172,11 @@ def replay(args: argparse.Namespace, config: dict[str, Any], phases: list[str]) 
     exact = same and not torch.cuda.is_available()
     wanted = [recorded[step] for step in range(first, last + 1)]
     told = replay_verdict(wanted, recorded_steps(scratch, name), exact)
+    models = [folder / config[name]["result"] for folder in (path, scratch)]
+    best = config[name]["trainer"].get("load_best_model_at_end")  # of all steps
+    left = exact and not best and models[1].is_dir()  # by the last step of a phase
+    if left and len(set(map(weights_sha256, models))) > 1:
+        told = f"DIFFERENT: weights in {models[0]}"
     print(f"replay: {told}, steps {first} to {last} of {name}, on {here['hardware']}")
     if told.startswith("DIFFERENT"):
         return 1

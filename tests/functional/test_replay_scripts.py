@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,10 @@ def replayed(path: Path, capfd: pytest.CaptureFixture[str], steps: str) -> str:
     told = capfd.readouterr()
     line = (told.out + told.err).rpartition("replay: ")[2].partition(",")[0]
     return f"{code} {line.strip()}"
+
+
+def digest_of(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()
 
 
 def rewritten(path: Path, change: Callable[[list[dict[str, object]]], None]) -> None:
@@ -97,6 +102,14 @@ def test_what_was_changed_after_a_run_is_found(
     model.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
     assert main(["verify", str(original)]) == 1
     assert "model/ does not hold the weights" in capfd.readouterr().out
+    summary = original / "summary.json"
+    said = summary.read_text()
+    summary.write_text(said.replace(sha256(kept).hexdigest(), digest_of(model)))
+    assert main(["verify", str(original)]) == 0, "its new digest stands there, too"
+    assert replayed(original, capfd, "3:3") == "0 IDENTICAL", "it leaves no model"
+    told = replayed(original, capfd, "4:4")
+    assert told == f"1 DIFFERENT: weights in {original / 'model'}"
+    summary.write_text(said)
     model.write_bytes(kept)
 
     script = original / "train.py"

@@ -11,6 +11,7 @@ import sys
 import threading
 from argparse import Namespace
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -169,6 +170,27 @@ def test_a_script_says_what_was_only_rendered(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "some card")
     assert "not run by CARL's tests: vLLM, a GPU\n" in told(untried=["vLLM"])
+
+
+def test_run_json_says_whether_the_packages_are_those_of_the_lock(
+    script: Path,
+) -> None:
+    def told(text: str | None) -> Any:
+        lock = script.with_name("train.py.lock")
+        if text is not None:
+            lock.write_text(text)
+        run_script(script, GOOD)
+        return read_json(script.parent / "run" / "run.json")["lock"]
+
+    assert told(None) is None
+    assert told('version = 1\n[[package]]\nname = "torch"\n') is None, "uv's own"
+    here = version("typing_extensions")
+    good = f"# carl lock 1\ntyping-extensions=={here} --hash=sha256:0\n"
+    found = told(good)
+    digest = sha256(script.with_name("train.py.lock"))
+    assert found == {"sha256": digest, "matched": True, "differs": []}
+    found = told(good + "torch==0.1 --hash=sha256:0\nlost==1 --hash=sha256:0\n")
+    assert (found["matched"], found["differs"]) == (False, ["torch==0.1", "lost==1"])
 
 
 def test_a_changed_script_is_refused_before_anything_runs(script: Path) -> None:
