@@ -21,12 +21,14 @@ class FakeHub:
     Attributes:
         models: Files of each model repository.
         datasets: Names of the dataset repositories.
+        rows: Files of those that have some.
         gated: Repositories that answer 403.
         requests: Method and path of each request.
     """
 
     models: dict[str, dict[str, bytes]] = field(default_factory=dict)
     datasets: set[str] = field(default_factory=set)
+    rows: dict[str, dict[str, bytes]] = field(default_factory=dict)
     gated: set[str] = field(default_factory=set)
     requests: list[str] = field(default_factory=list)
     endpoint: str = ""
@@ -64,7 +66,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path.startswith("api/models/"):
             self._info(path.removeprefix("api/models/"), self.hub.models)
         elif path.startswith("api/datasets/"):
-            names = {name: {} for name in self.hub.datasets}
+            names = {name: self.hub.rows.get(name, {}) for name in self.hub.datasets}
             self._info(path.removeprefix("api/datasets/"), names)
         elif "/resolve/" in path:
             repo, _, rest = path.partition("/resolve/")
@@ -88,11 +90,13 @@ class _Handler(BaseHTTPRequestHandler):
         return self._answer(200, json.dumps(body).encode(), {})
 
     def _file(self, repo: str, revision: str, name: str) -> None:
-        if repo not in self.hub.models:
+        rows = {f"datasets/{name}": files for name, files in self.hub.rows.items()}
+        repos = self.hub.models | rows
+        if repo not in repos:
             return self._error(404, "RepoNotFound")
         if revision != COMMIT:
             return self._error(404, "RevisionNotFound")
-        raw = self.hub.models[repo].get(name)
+        raw = repos[repo].get(name)
         if raw is None:
             return self._error(404, "EntryNotFound")
         return self._answer(200, raw, {"ETag": f'"{len(raw)}-{name}"'})

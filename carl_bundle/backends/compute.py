@@ -35,6 +35,8 @@ class Compute:
         """
         start, _, target = text.partition("@")
         backend, _, flavor = start.partition(":")
+        if backend not in BACKENDS and not flavor and _is_hf_flavor(backend):
+            backend, flavor = "hf", backend
         if backend not in BACKENDS:
             known = ", ".join(BACKENDS)
             remedy = f"write one of {known}, such as local or ssh@HOST"
@@ -78,8 +80,24 @@ def _slurm(compute: Compute) -> Backend:
     return HostBackend(transport, REMOTE_ROOT, options)
 
 
+def _hf(compute: Compute) -> Backend:
+    from carl_bundle.backends.hf.backend import HfBackend
+
+    if not compute.flavor:
+        remedy = "write hf:FLAVOR, such as hf:l4x1 or hf:cpu-basic"
+        raise UsageError("hf needs a flavor", remedy=remedy)
+    return HfBackend(compute.flavor, compute.target)
+
+
+def _is_hf_flavor(name: str) -> bool:
+    from huggingface_hub import JobHardware
+
+    return name in {flavor.value for flavor in JobHardware}
+
+
 BACKENDS: dict[str, Callable[[Compute], Backend]] = {
     "local": _local,
     "ssh": _ssh,
     "slurm": _slurm,
+    "hf": _hf,
 }

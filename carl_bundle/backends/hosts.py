@@ -12,10 +12,13 @@ import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from carl_bundle.backends.protocol import RESUMABLE, Job, JobStatus, State
 from carl_bundle.errors import ConfigurationError, RemoteError, UsageError
+
+if TYPE_CHECKING:
+    from carl_bundle.backends.doctor import Check
 
 RUNNER = Path(__file__).with_name("runner.py")
 MIRROR = Path(__file__).with_name("mirror.py")
@@ -183,6 +186,13 @@ class HostBackend:
     def list(self) -> dict[str, JobStatus]:
         found = self._ask("list", "")
         return {name: as_status(one) for name, one in found.items()}
+
+    def doctor(self) -> Sequence[Check]:
+        """Whether it can be reached, and what it has of what jobs need."""
+        from carl_bundle.backends.doctor import host
+
+        slurm, uv = self.sbatch is not None, self.name != "local"
+        return host(lambda: self._ask("probe", ""), slurm, uv)
 
     def _told(self, job: Job) -> dict[str, Any]:
         """job.json."""

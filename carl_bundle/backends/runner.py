@@ -499,6 +499,37 @@ def jobs(root: Path) -> dict[str, Any]:
     return {folder.name: status(folder) for folder in folders if folder.is_dir()}
 
 
+def probe(folder: Path) -> dict[str, Any]:
+    """What this host has of what jobs need; `sandbox`: why there is none."""
+    place = next(one for one in (folder, *folder.parents) if one.exists())
+    asked = {
+        "gpus": "nvidia-smi -L",
+        "sandbox": "bwrap --unshare-all --unshare-user --disable-userns "
+        "--ro-bind / / --proc /proc true",
+        "queue": "scontrol ping",
+    }
+    answers = {}
+    for name, command in asked.items():
+        try:
+            answers[name] = slurm("timeout", "20", *command.split())
+        except OSError as error:
+            answers[name] = str(error)
+    gpus = answers["gpus"].splitlines()
+    names = ("uv", "sbatch", "squeue", "scancel", "scontrol")
+    return {
+        "name": socket.gethostname(),
+        "python": sys.version.split()[0],
+        "time": time.time(),
+        "folder": str(folder),
+        "writable": os.access(place, os.W_OK),
+        "free": shutil.disk_usage(place).free,
+        "tools": {name: shutil.which(name) for name in names},
+        "gpus": [line.split(" (")[0] for line in gpus if line.startswith("GPU ")],
+        "sandbox": answers["sandbox"] or None,
+        "queue": answers["queue"].strip(),
+    }
+
+
 def operate(
     operation: str,
     place: str,
@@ -518,6 +549,7 @@ def operate(
         "status": lambda: status(folder),
         "stop": lambda: stop(folder, float(arguments[0])),
         "list": lambda: jobs(folder),
+        "probe": lambda: probe(folder),
     }
     out.write(json.dumps(answers[operation]()).encode())
     return None

@@ -25,6 +25,7 @@ class Command(NamedTuple):
 
 COMMANDS = (
     Command("bundle", "core", "Write the training script of a spec."),
+    Command("pack", "core", "All it needs on a machine without network, in a folder."),
     Command("init", "core", "Write a commented carl.yaml to start from."),
     Command("import", "core", "Make one from a file of TRL, axolotl, LLaMA-Factory."),
     Command("inspect", "core", "What a model is, and what a spec would take."),
@@ -36,6 +37,7 @@ COMMANDS = (
     Command("resume", "jobs", "Go on with a job that has ended."),
     Command("fetch", "jobs", "Bring home what a job made."),
     Command("list", "jobs", "Every job, as it was last heard of."),
+    Command("doctor", "jobs", "What jobs need, here and where they run."),
     Command("verify", "audit", "Is a script, or a whole run, as it was written?"),
     Command("replay", "audit", "Run recorded steps of a run again, and compare."),
     Command("diff", "audit", "Compare two scripts, section by section."),

@@ -10,6 +10,7 @@ import typer
 from carl_bundle.cli.output import note
 
 if TYPE_CHECKING:
+    from carl_bundle.packing import target as packing
     from carl_bundle.spec.train_spec import TrainSpec
 
 Spec = Annotated[
@@ -27,6 +28,11 @@ NoCarl = Annotated[bool, typer.Option("--no-carl", help="Leave CARL out: the con
 Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Set any field; repeatable."),
+]
+
+Target = Annotated[
+    str | None,
+    typer.Option(help="As cp312-linux-x86_64-cu130; this machine by default."),
 ]
 
 
@@ -69,3 +75,10 @@ def script(frozen: TrainSpec, spec: str | None) -> str:
 
     root = Path(spec).parent if spec and spec != "-" else Path()
     return render(plan(frozen), user_root=root)
+
+
+def target_of(text: str | None) -> packing.Target:
+    """The machine that `--target` names, or this one."""
+    from carl_bundle.packing.target import Target
+
+    return Target.parse(text) if text else Target.here()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from carl_bundle.cli import money
 from carl_bundle.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ def resume(
     python: Annotated[
         str | None, typer.Option(help="With --compute: the interpreter there.")
     ] = None,
+    yes: money.Yes = False,
+    max_cost: money.MaxCost = None,
     detach: Annotated[
         bool, typer.Option("--detach/--follow", help="Return at once, or show its log.")
     ] = False,
@@ -48,15 +51,19 @@ def resume(
         raise UsageError(f"job {record.id} is done", remedy=remedy)
     shown = 0
     if compute is None:
-        record, shown = _there(records, record, secret)
+        record, shown = _there(records, record, secret, yes, max_cost)
     else:
-        record = _elsewhere(records, record, compute, secret, python)
+        record = _elsewhere(records, record, compute, secret, python, yes, max_cost)
     print(f"job {record.id}: goes on", file=sys.stderr)
     return 0 if detach else follow(records, record, shown)
 
 
 def _there(
-    records: Records, record: JobRecord, secret: list[str] | None
+    records: Records,
+    record: JobRecord,
+    secret: list[str] | None,
+    yes: bool,
+    max_cost: float | None,
 ) -> tuple[JobRecord, int]:
     """Start it again in its own folder; its record, and how long its log is."""
     from carl_bundle.backends.compute import Compute
@@ -70,6 +77,8 @@ def _there(
     if ref is None or said.raw == "missing":
         remedy = "carl resume --compute X goes on from its copy, if it has one"
         raise UsageError(f"there is nothing of job {record.id} there", remedy=remedy)
+    if hasattr(backend, "charge"):
+        money.agree(persistent(lambda: backend.charge(ref)), yes, max_cost)
     persistent(lambda: backend.restart(ref, secrets))
     again = {"state": State.STARTING, "reason": "", "exit_code": None}
     return records.change(record.id, "resumed", **again), said.log_size
@@ -81,6 +90,8 @@ def _elsewhere(
     compute: str,
     secret: list[str] | None,
     python: str | None,
+    yes: bool,
+    max_cost: float | None,
 ) -> JobRecord:
     """Submit its script as a new job that begins with the copy of the old one."""
     from carl_bundle.backends.compute import Compute
@@ -97,6 +108,7 @@ def _elsewhere(
     made = make_job(text, where.backend, record.time_limit, secret, python)
     destination = str(PurePosixPath(record.copy).parent)
     made = replace(made, seed=record.copy, copy=copy_at(destination, made.key))
+    money.agree(backend.plan(made), yes, max_cost)
     digest = record.script_sha256
     new = make_record(made, compute, record.name, digest, resumes=record.id)
     return submit(records, backend, new, made)

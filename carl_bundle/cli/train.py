@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from carl_bundle.cli import options
+from carl_bundle.cli import money, options
 from carl_bundle.cli.output import note, write_json
 from carl_bundle.errors import UsageError
 
@@ -29,7 +29,10 @@ def train(
     no_carl: options.NoCarl = False,
     assignments: options.Assignments = None,
     compute: Annotated[
-        str, typer.Option(help="local, ssh@HOST, or slurm[:PARTITION][@HOST].")
+        str,
+        typer.Option(
+            help="local, ssh@HOST, slurm[:PARTITION][@HOST] or hf:FLAVOR[@NAMESPACE]."
+        ),
     ] = "local",
     timeout: Annotated[
         str | None, typer.Option(help="Its host ends it after 30m, 2h or 1d.")
@@ -54,6 +57,8 @@ def train(
         list[str] | None,
         typer.Option(metavar="PHASE", help="Go on although this phase has failed."),
     ] = None,
+    yes: money.Yes = False,
+    max_cost: money.MaxCost = None,
     detach: Annotated[
         bool, typer.Option("--detach/--follow", help="Return at once, or show its log.")
     ] = False,
@@ -83,9 +88,11 @@ def train(
     job = make_job(text, where.backend, limit, secret, python, accepted)
     if destination:
         job = replace(job, copy=copy_at(destination, job.key))
+    plan = backend.plan(job)
     if dry_run:
-        write_json("carl.plan/1", compute=compute, **backend.plan(job))
+        write_json("carl.plan/1", compute=compute, **plan)
         return 0
+    money.agree(plan, yes, max_cost)
     records = Records()
     digest = records.keep_script(text)
     record = make_record(job, compute, frozen.name, digest)

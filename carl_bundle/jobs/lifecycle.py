@@ -16,6 +16,8 @@ from carl_bundle.jobs.records import JobRecord, Records
 ATTEMPTS, WAIT = 5, 0.5  # seconds, doubled each time
 ABANDONED = 120
 """Seconds after which no command is still submitting a job that nobody has."""
+MISSED = 60
+"""Seconds after which a job that a service does not find is lost: it may lag behind."""
 
 
 def new_key() -> str:
@@ -79,6 +81,12 @@ def adopt(records: Records, backend: Backend, record: JobRecord) -> JobRecord:
 
 def noted(records: Records, record: JobRecord, said: JobStatus) -> JobRecord:
     """Write down what a backend says; its running time alone is no event."""
+    if said.raw == "missing" and (record.state, record.reason) == (
+        State.UNKNOWN,
+        said.reason,
+    ):
+        late = time.time() - record.updated >= MISSED
+        said = replace(said, state=State.LOST) if late else said
     facts: dict[str, Any] = {
         "state": said.state,
         "reason": said.reason,

@@ -36,7 +36,7 @@ def read_repository(repo: str, revision: str | None) -> ModelFiles:
     ):
         return _download(repo, str(revision), NAMES, None)
     # Asking for the list first fails at once without network; a download retries.
-    with _explained("model", repo, revision):
+    with explained("model", repo, revision):
         info = HfApi().model_info(
             repo, revision=revision, timeout=TIMEOUT, files_metadata=True
         )
@@ -61,7 +61,7 @@ def dataset_commit(repo: str, revision: str | None) -> str:
         return revision
     from huggingface_hub import HfApi
 
-    with _explained("dataset", repo, revision):
+    with explained("dataset", repo, revision):
         info = HfApi().dataset_info(repo, revision=revision, timeout=TIMEOUT)
     return str(info.sha)
 
@@ -74,7 +74,7 @@ def _download(
 
     content: dict[str, bytes] = {}
     cached_only = False
-    with _explained("model", repo, commit):
+    with explained("model", repo, commit):
         for name in names:
             try:
                 path = hf_hub_download(repo, name, revision=commit)
@@ -107,7 +107,7 @@ def _download(
 
 
 @contextmanager
-def _explained(kind: str, repo: str, revision: str | None) -> Iterator[None]:
+def explained(kind: str, repo: str, revision: str | None) -> Iterator[None]:
     """Turn errors of huggingface_hub into ours."""
     # HTTPError is that of httpx or httpx2, whichever huggingface_hub speaks.
     from huggingface_hub.errors import (  # type: ignore[attr-defined]

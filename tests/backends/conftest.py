@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from backends.hf_fixtures import hub, slept  # noqa: F401
 from backends.sshd import SSHD, Server, serving
 from carl_bundle.backends.hosts import Here, HostBackend, Ssh
 from carl_bundle.backends.protocol import Backend, JobStatus, State

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from backends.hf_fixtures import hub, slept  # noqa: F401
 
 from carl_bundle.cli.app import main
 

@@ -80,12 +80,12 @@ def test_diff_of_a_foreign_file_is_an_error(carl: Carl) -> None:
 
 def test_explain_a_line(carl: Carl) -> None:
     text = write(carl, "a.py").read_text()
-    line = text[: text.index("def carl_reward(")].count("\n") + 1
+    line = text[: text.index("def coherence_components(")].count("\n") + 1
     found = carl("explain", f"a.py:{line}")
     rows = dict(row.split(maxsplit=1) for row in found.out.splitlines())
     assert rows["section"] == "carl_runtime_min/rewards.py"
     assert rows["origin"].startswith("carl_runtime_min/rewards.py:")
-    assert rows["within"] == "carl_reward"
+    assert rows["within"] == "coherence_components"
     assert rows["reached"].startswith("grpo -> ")
     assert carl("explain", "a.py:0").code == 2
 

@@ -1,0 +1,1 @@
+"""Launch files for schedulers: each written from one LaunchSpec."""
