@@ -25,7 +25,7 @@ from carl_bundle.packing.lock import (
 from carl_bundle.packing.manifest import write_manifest
 from carl_bundle.packing.snapshots import HUB, Snapshot, snapshots
 from carl_bundle.packing.target import Target
-from carl_bundle.packing.wheel import Wheel
+from carl_bundle.packing.wheel import Wheel, licence_in
 from carl_bundle.recipes.sharding import accelerate_text
 from carl_bundle.spec.train_spec import TrainSpec
 
@@ -156,7 +156,7 @@ def _parts(pack: Pack, folder: Path) -> dict[str, Any]:
                 "name": one.name,
                 "version": one.version,
                 "path": f"{shell.WHEELS}/{one.file}",
-                "licence": one.licence,
+                "licence": licence_in(folder / shell.WHEELS / one.file),
             }
             for one in pack.wheels
         ],

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from email import message_from_bytes
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
+from zipfile import ZipFile
 
 from carl_bundle.bundler.metadata import normalized
 from carl_bundle.errors import UsageError
@@ -27,7 +29,6 @@ class Wheel:
         sha256: The digest of the file.
         url: Where pip would take it from; never written anywhere.
         requires: Its requirements, with their markers.
-        licence: What its metadata say: an SPDX expression where there is one.
     """
 
     name: str
@@ -36,7 +37,6 @@ class Wheel:
     sha256: str
     url: str
     requires: tuple[str, ...]
-    licence: str
 
     @classmethod
     def of(cls, item: dict[str, Any]) -> Wheel:
@@ -51,8 +51,7 @@ class Wheel:
                 remedy="build it (pip wheel) and name its folder in PIP_FIND_LINKS",
             )
         requires = tuple(metadata.get("requires_dist", ()))
-        url = found["url"]
-        return cls(name, version, file, digest, url, requires, licence_of(metadata))
+        return cls(name, version, file, digest, found["url"], requires)
 
     @property
     def build(self) -> str:
@@ -75,8 +74,22 @@ class Wheel:
         return Path(url2pathname(parts.path)) if parts.scheme == "file" else None
 
 
+def licence_in(path: Path) -> str:
+    """The licence of a wheel that lies here: the report of an older pip omits it."""
+    with ZipFile(path) as wheel:
+        names = (n for n in wheel.namelist() if n.endswith(".dist-info/METADATA"))
+        head = message_from_bytes(wheel.read(next(names)))
+    return licence_of(
+        {
+            "license_expression": head["License-Expression"],
+            "classifier": head.get_all("Classifier", []),
+            "license": head["License"],
+        }
+    )
+
+
 def licence_of(metadata: dict[str, Any]) -> str:
-    """The licence that the metadata of a wheel name, in one line."""
+    """What metadata name as licence: an SPDX expression where there is one."""
     if expression := metadata.get("license_expression"):
         return str(expression)
     lists = [one.split(" :: ") for one in metadata.get("classifier", ())]
