@@ -94,17 +94,17 @@ def restart(folder: Path, stream: BinaryIO, size: int) -> dict[str, Any]:
     if lock is None:
         return status(folder)
     unpack(stream, size, folder)
-    put_aside(folder)
+    put_aside(folder, "stop", "slurm.json", "pid.json", "exit.json")
     os.close(lock)
     return begin(folder)
 
 
-def put_aside(folder: Path) -> None:
-    """Make room for another attempt; of this one a line stays."""
-    ended = read_json(folder / "exit.json") or {"reason": "lost"}
+def put_aside(folder: Path, *names: str, ended: Any = None) -> None:
+    """Make room for another attempt: these files go, and of this one a line stays."""
+    ended = ended or read_json(folder / "exit.json") or {"reason": "lost"}
     with (folder / "attempts.jsonl").open("a") as file:
         file.write(json.dumps(ended) + "\n")
-    for name in ("stop", "slurm.json", "pid.json", "exit.json"):
+    for name in names:
         with contextlib.suppress(FileNotFoundError):
             (folder / name).unlink()
 
@@ -208,24 +208,26 @@ def acquire(folder: Path) -> int | None:
 
 def watch(folder: Path) -> None:
     """Run the script of a job to its end, if nobody does or did."""
-    lock = acquire(folder)
+    for _ in range(20):  # who asks after the job holds its lock for a moment, too
+        if (lock := acquire(folder)) is not None:
+            break
+        time.sleep(POLL / 4)
+    else:
+        return
     attempts = folder / "attempts.jsonl"
     before = len(attempts.read_text().splitlines()) if attempts.exists() else 0
     if (folder / "pid.json").exists():
         if int(os.environ.get("SLURM_RESTART_COUNT", "0")) <= before:
             return
-        told = read_json(folder / "slurm.json")
-        put_aside(folder)
-        write_json(folder / "slurm.json", told)
-    if lock is None:
-        return
+        put_aside(folder, "pid.json", "exit.json")  # Slurm began it anew
     prctl(ADOPT_ORPHANS, 1)
     room = folder / "exit.json.draft"
     room.write_text(" " * ROOM)
     one = Watch(folder, read_json(folder / "job.json"))
     ended = one.run()
     if one.noticed == signal.SIGUSR1 and ended["code"] == RESUMABLE:
-        room.unlink()  # it goes on, in the queue
+        room.unlink()  # it goes on, in the queue, where a stop may still take it out
+        put_aside(folder, "pid.json", ended=ended)
         slurm("scontrol", "requeue", os.environ["SLURM_JOB_ID"])
         time.sleep(60)
     with room.open("r+") as file:

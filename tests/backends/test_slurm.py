@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -127,7 +128,21 @@ def test_before_its_limit_it_checkpoints_and_goes_back_into_the_queue(
     assert said.state is State.SUCCEEDED
     assert whole_log(queue).endswith("goes on\n")
     attempts = (folder_of(queue) / "attempts.jsonl").read_text().splitlines()
-    assert len(attempts) == 1
+    assert [json.loads(line)["code"] for line in attempts] == [85]
+
+
+def test_a_job_that_went_back_into_the_queue_can_be_taken_out(
+    queue: HostBackend,
+) -> None:
+    ref = queue.submit(
+        shell("trap 'exit 85' TERM; echo up; while :; do sleep 0.1; done")
+    )
+    until(queue, ref, lambda _: whole_log(queue) == "up\n")
+    number = "".join(filter(str.isdigit, (folder_of(queue) / "slurm.json").read_text()))
+    subprocess.run(["scancel", "--signal=USR1", "--batch", number], check=True)
+    until(queue, ref, lambda said: said.state is State.QUEUED)
+    queue.stop(ref, 5)
+    assert ended(queue, ref).state is State.STOPPED
 
 
 def ended_after(queue: HostBackend, ref: str) -> object:
